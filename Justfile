@@ -1,0 +1,78 @@
+# AgentFS: every task by name. `just` lists them.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# List the recipes
+default:
+    @just --list --unsorted
+
+# Install what building, testing and mounting needs (Debian packages; needs root or sudo)
+setup:
+    bash .ci/setup
+
+# Debug build of all four programs
+build:
+    cargo build --workspace --bins --locked
+
+# Optimized build of all four programs, into target/release
+release:
+    cargo build --release --workspace --bins --locked
+
+# Install the release programs below PREFIX, with the names of the mount helper
+install prefix="/usr/local": release
+    install -d "{{prefix}}/bin" "{{prefix}}/sbin"
+    install -m 755 target/release/agentfs target/release/agentfsd target/release/agentfs-fuse "{{prefix}}/bin/"
+    ln -sf ../bin/agentfs-fuse "{{prefix}}/sbin/mount.fuse.agentfs"
+    ln -sf ../bin/agentfs-fuse "{{prefix}}/sbin/mount.agentfs"
+
+# Show AgentFS on this checkout: branch, work, diff, commit into a copy, discard
+demo:
+    bash harness/demo.sh
+
+# Everything that continuous integration runs
+test:
+    bash harness/test.sh
+
+# Unit and property tests of the libraries and programs: no mount, no root
+test-unit *args:
+    cargo test --workspace --exclude harness --locked {{args}}
+
+# Tests on real mounts: needs /dev/fuse
+test-mounts *args: build
+    cargo test -p harness --locked {{args}}
+
+# Models of the lock-free code, every interleaving up to its bounds
+loom *args:
+    RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS="${LOOM_MAX_PREEMPTIONS:-3}" CARGO_TARGET_DIR=target/loom \
+        cargo test -p shm-transport --release --locked --lib loom {{args}}
+
+# Fuzz TARGET (decode or attach) for SECONDS; needs cargo-fuzz (cargo install cargo-fuzz --locked) and g++
+fuzz target="decode" seconds="60":
+    cd shm-transport && cargo fuzz run {{target}} --sanitizer none -- -max_total_time={{seconds}}
+
+# Format, clippy and rustdoc, warnings are errors
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# Format the code
+fmt:
+    cargo fmt --all
+
+# Licences, bans, sources and advisories of the dependencies (needs cargo-deny; licences also without)
+deny:
+    python3 .ci/check-licences.py
+    cargo deny --locked check
+
+# Benchmarks against the host directory (release build; see specs/performance.md)
+bench *args: release
+    target/release/agentfs-harness bench {{args}}
+
+# API documentation of the workspace
+doc:
+    cargo doc --workspace --no-deps --locked
+
+# Remove everything that was built
+clean:
+    cargo clean

@@ -1,0 +1,336 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Instant, private, writable branches of a directory, one for each agent.
+///
+/// A branch shows a whole directory (the base) as it is, untracked files and build output included, and
+/// keeps every change to itself. Making one copies nothing. The daemon and its holder are started when a
+/// command needs them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "agentfs",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    after_help = "\
+Examples:
+  agentfs run --base ~/project --branch fix-1 -- bash -c 'cargo test && rm -rf docs'
+  agentfs diff fix-1
+  agentfs commit fix-1 --dry-run
+  agentfs commit fix-1            take the changes into ~/project
+  agentfs discard fix-1           or throw them away
+
+`agentfs COMMAND --help` tells more; `agentfs help exit-codes` lists the exit codes."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The store directory [default: /var/lib/agentfs for root, else $XDG_DATA_HOME/agentfs]
+    #[arg(long, global = true, value_name = "DIR", env = "AGENTFS_STORE", hide_env_values = true, value_hint = ValueHint::DirPath)]
+    pub(crate) store: Option<PathBuf>,
+    /// The daemon's socket [default: below the store if one is given, else in the run directory]
+    #[arg(long, global = true, value_name = "PATH", env = "AGENTFS_SOCKET", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    pub(crate) socket: Option<PathBuf>,
+    /// Answer with JSON on standard output, errors with JSON on standard error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Run(Run),
+    Mount(Mount),
+    Umount(Umount),
+    /// List the mounts
+    Mounts,
+    /// Show the state of daemon, branches and mounts; also while the daemon is down or busy
+    Status,
+    /// Start, stop and look at the daemon
+    #[command(subcommand)]
+    Daemon(Daemon),
+    /// Make, list and delete branches
+    #[command(subcommand)]
+    Branch(Branch),
+    /// Make, list and delete snapshots
+    #[command(subcommand)]
+    Snapshot(Snapshot),
+    Diff(Diff),
+    Commit(Commit),
+    Discard(Discard),
+    /// Print a script that completes this command's arguments in a shell
+    #[command(after_help = "Example:\n  agentfs completions bash > ~/.local/share/bash-completion/completions/agentfs")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Explain a command, or the exit codes with `exit-codes`
+    Help {
+        /// A command, or `exit-codes`
+        topic: Vec<String>,
+    },
+    /// Become the holder, with nothing inherited but the standard streams.
+    #[command(hide = true, name = "internal-hold")]
+    InternalHold {
+        /// The holder's program and arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+}
+
+/// Run a command on a branch that lies at the base directory's own path
+///
+/// The branch is made if there is none of that name, else used as it was left. The command runs in a
+/// mount namespace of its own, in which the branch is mounted over the base directory, so that absolute
+/// paths and build caches hold; nobody else sees it. Standard streams, terminal, signals and exit code
+/// are the command's own. A summary of the branch's changes follows on standard error.
+///
+/// Started inside the base directory, the command begins in the same directory of the branch. Started
+/// elsewhere, it begins where it was started, on the host: only the base directory is isolated.
+///
+/// Without --base, a branch that exists keeps its base. A new branch then begins empty; such a branch
+/// is mounted on a fresh temporary directory, in which the command begins.
+///
+/// The command finds the mounted directory in AGENTFS_ROOT and the branch in AGENTFS_BRANCH. No privilege
+/// is needed where user namespaces are allowed.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentfs run --base ~/project --branch fix-1 -- bash -c 'git checkout -b x && cargo build && rm -rf docs'
+  agentfs run --branch fix-1 -- git status         go on with the branch
+  agentfs run --base . --discard -- make test      try something, keep nothing
+  agentfs run --branch scratch -- bash             an empty directory")]
+pub(crate) struct Run {
+    /// The base directory
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) base: Option<PathBuf>,
+    /// The branch [default: a new one, named run-TIME-PID]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) branch: Option<String>,
+    /// Nobody edits the base while the branch lives: it is cached for longer
+    #[arg(long)]
+    pub(crate) frozen: bool,
+    /// Do not print the summary of changes
+    #[arg(long)]
+    pub(crate) no_summary: bool,
+    /// Keep the branch afterwards (the default)
+    #[arg(long, conflicts_with = "discard")]
+    pub(crate) keep: bool,
+    /// Delete the branch with its changes afterwards
+    #[arg(long)]
+    pub(crate) discard: bool,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Mount a branch on a directory
+///
+/// The branch is made if there is none of that name. The mount outlives this command, the daemon and the
+/// mount's own process; it ends with `agentfs umount`. The directory must lie outside the base; to work
+/// at the base's own path use `agentfs run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  agentfs mount --base ~/project --branch fix-2 /mnt/a
+  agentfs mount --branch fix-2 --ro /mnt/look")]
+pub(crate) struct Mount {
+    /// The base directory, for a branch to be made
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) base: Option<PathBuf>,
+    /// The branch
+    #[arg(long, value_name = "NAME")]
+    pub(crate) branch: String,
+    /// Nobody edits the base while the branch lives: it is cached for longer
+    #[arg(long)]
+    pub(crate) frozen: bool,
+    /// Nothing can be changed through this mount
+    #[arg(long, visible_alias = "read-only")]
+    pub(crate) ro: bool,
+    /// Let other users enter (root's mounts always do; needs user_allow_other in /etc/fuse.conf)
+    #[arg(long)]
+    pub(crate) allow_other: bool,
+    /// Where to mount it
+    #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
+    pub(crate) mountpoint: PathBuf,
+}
+
+/// Unmount a branch
+///
+/// Refused while a program uses the mount. The branch and its changes stay.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  agentfs umount /mnt/a\n  agentfs umount --lazy /mnt/a")]
+pub(crate) struct Umount {
+    /// Unmount even while it is used: programs on it get errors
+    #[arg(long, short)]
+    pub(crate) force: bool,
+    /// Take it out of sight now; it ends when the last program leaves it
+    #[arg(long, short)]
+    pub(crate) lazy: bool,
+    /// Where it is mounted
+    #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
+    pub(crate) mountpoint: PathBuf,
+}
+
+/// Commands about the daemon.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Daemon {
+    /// Start holder and daemon, for hosts without an init system that does
+    #[command(after_help = "Example:\n  agentfs daemon start --allow-base /data/projects")]
+    Start {
+        /// Bases may lie below this directory (repeatable) [default: your home; for root /home, /root, /srv, /opt]
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        allow_base: Vec<PathBuf>,
+        /// Stay in the foreground and become the holder, for process supervisors
+        #[arg(long)]
+        foreground: bool,
+    },
+    /// Stop daemon and holder; refused while branches are mounted
+    Stop {
+        /// Unmount everything first
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show the state of daemon and holder
+    Status,
+}
+
+/// Commands about branches.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Branch {
+    /// Make a branch; takes no time and no space, however large the base is
+    #[command(after_help = "\
+Examples:
+  agentfs branch create fix-1 --base ~/project
+  agentfs branch create fix-2 --from fix-1           from its present state
+  agentfs branch create fix-3 --from fix-1@tested    from a snapshot
+  agentfs branch create scratch                      begins empty")]
+    Create {
+        /// Its name
+        name: String,
+        /// The base directory
+        #[arg(long, value_name = "DIR", conflicts_with = "from", value_hint = ValueHint::DirPath)]
+        base: Option<PathBuf>,
+        /// A branch (its present state), BRANCH@SNAPSHOT, or a snapshot's name where only one has it
+        #[arg(long, value_name = "SNAPSHOT-OR-BRANCH")]
+        from: Option<String>,
+        /// Nobody edits the base while branches of it live: it is cached for longer
+        #[arg(long)]
+        frozen: bool,
+    },
+    /// List the branches
+    List,
+    /// Show one branch
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Delete a branch with its changes and snapshots; refused while it is mounted
+    Delete {
+        /// Its name
+        name: String,
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Commands about snapshots.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Snapshot {
+    /// Keep the present state of a branch under a name
+    #[command(after_help = "Example:\n  agentfs snapshot create --branch fix-1 --name tested")]
+    Create {
+        /// The branch
+        #[arg(long, value_name = "NAME")]
+        branch: String,
+        /// Name of the snapshot
+        #[arg(long, value_name = "NAME")]
+        name: String,
+    },
+    /// List the snapshots
+    List {
+        /// Of this branch only
+        #[arg(long, value_name = "NAME")]
+        branch: Option<String>,
+    },
+    /// Forget a snapshot; refused while a branch made from it lives
+    Delete {
+        /// The branch
+        #[arg(long, value_name = "NAME")]
+        branch: String,
+        /// Name of the snapshot
+        #[arg(long, value_name = "NAME")]
+        name: String,
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// List what a branch changed against its base
+///
+/// One line for each path: A added, M modified (m: only its attributes), D deleted, T became another kind.
+/// Bytes that are not UTF-8 stand as \xNN, a backslash as \\.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  agentfs diff fix-1\n  agentfs diff fix-1 --stat\n  agentfs diff fix-1 --json")]
+pub(crate) struct Diff {
+    /// The branch
+    #[arg(value_name = "BRANCH")]
+    pub(crate) branch: String,
+    /// Only the counts
+    #[arg(long)]
+    pub(crate) stat: bool,
+    /// At most so many paths (the counts are always whole)
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+}
+
+/// Take a branch's changes into its base directory
+///
+/// All or nothing: paths that changed in the base since the branch first changed them are conflicts; with
+/// any of them nothing is applied, they are listed, and the exit code is 10. The branch must not be
+/// mounted. It goes on afterwards, without changes.
+///
+/// The changes are applied with your own rights. A commit that is interrupted, even by a crash of the
+/// host, is finished or taken back by the next `agentfs commit`, `status`, `run` or `mount`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  agentfs commit fix-1 --dry-run\n  agentfs commit fix-1")]
+pub(crate) struct Commit {
+    /// The branch
+    #[arg(value_name = "BRANCH")]
+    pub(crate) branch: String,
+    /// Only say what would happen
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Throw a branch away, with its changes and snapshots
+///
+/// Refused while it is mounted, unless --force unmounts it first. The base is not touched.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  agentfs discard fix-1 --dry-run\n  agentfs discard fix-1")]
+pub(crate) struct Discard {
+    /// The branch
+    #[arg(value_name = "BRANCH")]
+    pub(crate) branch: String,
+    /// Only say what would go
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Unmount it first
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! Running a command in our place: it gets our signals, we take its exit code.
+
+use crate::error::{CliError, Doing, Kind, Result};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command};
+
+/// What is passed on to the command.
+const PASSED: [Signal; 6] =
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// Runs a command to its end; its exit code as a shell tells it.
+pub(crate) fn run(command: &mut Command) -> Result<u8> {
+    let mut watched: SigSet = PASSED.into_iter().collect();
+    watched.add(Signal::SIGCHLD);
+    // Blocked from before the start, so that none is lost; a started program has none of them blocked.
+    watched.thread_block().doing(|| "block signals".into())?;
+    let code = run_blocked(command, &watched);
+    watched.thread_unblock().doing(|| "unblock signals".into())?;
+    code
+}
+
+fn run_blocked(command: &mut Command, watched: &SigSet) -> Result<u8> {
+    let signals = SignalFd::with_flags(watched, SfdFlags::SFD_CLOEXEC).doing(|| "receive signals".into())?;
+    let mut child = command.spawn().map_err(|e| {
+        let program = command.get_program().display();
+        if e.kind() == io::ErrorKind::NotFound {
+            CliError::new(Kind::CommandNotFound, format!("{program}: command not found"))
+        } else {
+            CliError::new(Kind::NotExecutable, format!("cannot execute {program}: {e}"))
+        }
+    })?;
+    loop {
+        let signal = match signals.read_signal() {
+            Ok(Some(signal)) => signal,
+            Ok(None) | Err(nix::errno::Errno::EINTR) => continue,
+            Err(e) => return Err(e).doing(|| "receive signals".into()),
+        };
+        if signal.ssi_signo == Signal::SIGCHLD as u32 {
+            if let Some(status) = child.try_wait().doing(|| "wait for the command".into())? {
+                let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(255);
+                return Ok(u8::try_from(code).unwrap_or(255));
+            }
+            continue;
+        }
+        // What the kernel sends comes from the terminal and reached the command already, which is in our
+        // process group.
+        if signal.ssi_code <= 0 {
+            pass_on(&child, signal.ssi_signo);
+        }
+    }
+}
+
+fn pass_on(child: &Child, number: u32) {
+    let signal = i32::try_from(number).ok().and_then(|n| Signal::try_from(n).ok());
+    let pid = i32::try_from(child.id()).ok();
+    if let (Some(signal), Some(pid)) = (signal, pid) {
+        // It may have ended just now; then SIGCHLD follows.
+        kill(Pid::from_raw(pid), signal).ok();
+    }
+}

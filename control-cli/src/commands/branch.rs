@@ -1,0 +1,152 @@
+//! `agentfs branch` and `agentfs discard`.
+
+use super::mount::unmount;
+use crate::args;
+use crate::context::{Context, Told, resolve_base};
+use crate::error::{CliError, Doing, Kind, Result};
+use crate::mountinfo;
+use crate::output::{count, or_dash, shown, size, table};
+use serde_json::json;
+use shm_transport::control::client::Client;
+use shm_transport::control::{BranchInfo, Command, MountInfo, Removed};
+use std::time::Duration;
+
+/// How long a frontend may take to leave after its mount ended.
+const DETACH_MAX: Duration = Duration::from_secs(5);
+
+/// `agentfs branch`.
+pub(super) fn branch(context: &Context, args: args::Branch) -> Result<()> {
+    match args {
+        args::Branch::Create { name, base, from, frozen } => {
+            let base = base.as_deref().map(resolve_base).transpose()?;
+            let mut client = context.ensure()?;
+            let info = context
+                .create_branch(&mut client, &Command::BranchCreate { name, base, from, frozen, reuse: false })?;
+            warn(context, &info);
+            context.output.result(&info, || {
+                let of = origin(&info);
+                let micros = info.micros.map(|us| format!(" in {us} µs")).unwrap_or_default();
+                format!("made the branch {}, {of}{micros}\n", shown(&info.name))
+            });
+        }
+        args::Branch::List => {
+            let mut client = context.ensure()?;
+            let list = context.ask(&mut client, Client::branch_list)?;
+            context.output.result(&list, || listing(&list));
+        }
+        args::Branch::Show { name } => {
+            let mut client = context.ensure()?;
+            let info = context.ask(&mut client, |c| c.branch_show(&name))?;
+            context.output.result(&info, || details(&info));
+        }
+        args::Branch::Delete { name, dry_run } => delete(context, &mut context.ensure()?, &name, dry_run)?,
+    }
+    Ok(())
+}
+
+/// `agentfs discard`.
+pub(super) fn discard(context: &Context, args: &args::Discard) -> Result<()> {
+    let mut client = context.ensure()?;
+    if args.force && !args.dry_run {
+        unmount_all(context, &mut client, &args.branch)?;
+    }
+    delete(context, &mut client, &args.branch, args.dry_run)
+}
+
+/// Deletes a branch, or says what would go.
+pub(super) fn delete(context: &Context, client: &mut Client, name: &str, dry_run: bool) -> Result<()> {
+    let removed = client.branch_delete(name, dry_run).told()?;
+    let document = json!({"branch": name, "dry_run": dry_run, "removed": removed});
+    context.output.result(&document, || told(name, &removed, dry_run));
+    Ok(())
+}
+
+fn told(name: &str, removed: &Removed, dry_run: bool) -> String {
+    let verb = if dry_run { "would delete" } else { "deleted" };
+    let contents = count(removed.contents, "content file", "content files");
+    let mut text = format!("{verb} the branch {} ({contents}, {})\n", shown(name), size(removed.bytes));
+    for snapshot in &removed.snapshots {
+        text.push_str(&format!("  {verb} the snapshot {}\n", shown(snapshot)));
+    }
+    text
+}
+
+/// Unmounts every mount of a branch that can be seen from here.
+fn unmount_all(context: &Context, client: &mut Client, branch: &str) -> Result<()> {
+    let sessions: Vec<MountInfo> =
+        context.ask(client, Client::mounts)?.into_iter().filter(|m| m.branch == branch).collect();
+    let visible = mountinfo::ours().doing(|| "read the list of mounts".into())?;
+    for session in &sessions {
+        if !visible.iter().any(|m| m.branch == branch && mountinfo::same(&m.mountpoint, &session.mountpoint)) {
+            return Err(CliError::new(
+                Kind::Busy,
+                format!(
+                    "the branch {branch} is mounted on {} in another mount namespace",
+                    session.mountpoint.display()
+                ),
+            )
+            .hint("end the `agentfs run` that uses it"));
+        }
+        unmount(&session.mountpoint, false, true)?;
+    }
+    if !context.wait_detached(client, |m| m.branch == branch, DETACH_MAX)? {
+        return Err(CliError::new(Kind::Busy, format!("programs still use the mount of the branch {branch}"))
+            .hint("end them (fuser -m MNT shows them), then try again"));
+    }
+    Ok(())
+}
+
+/// Shows what the daemon wants the user to know.
+pub(super) fn warn(context: &Context, info: &BranchInfo) {
+    for warning in &info.warnings {
+        context.output.note(&format!("warning: {}", shown(warning)));
+    }
+}
+
+fn origin(info: &BranchInfo) -> String {
+    match (&info.from, &info.base) {
+        (Some(from), _) => format!("from {}", shown(from)),
+        (None, Some(base)) => format!("of {}", shown(&base.display().to_string())),
+        (None, None) => "empty".into(),
+    }
+}
+
+fn listing(list: &[BranchInfo]) -> String {
+    if list.is_empty() {
+        return "no branches\n".into();
+    }
+    let rows: Vec<_> = list
+        .iter()
+        .map(|info| {
+            let mounts: Vec<_> = info.mounts.iter().map(|m| shown(&m.display().to_string())).collect();
+            vec![
+                shown(&info.name),
+                or_dash(info.base.as_ref().map(|b| shown(&b.display().to_string())).unwrap_or_default()),
+                or_dash(info.from.as_deref().map(shown).unwrap_or_default()),
+                info.snapshots.len().to_string(),
+                or_dash(mounts.join(", ")),
+            ]
+        })
+        .collect();
+    table(&["BRANCH", "BASE", "FROM", "SNAPSHOTS", "MOUNTED ON"], &rows)
+}
+
+fn details(info: &BranchInfo) -> String {
+    let list = |items: Vec<String>| or_dash(items.join(", "));
+    let base = info.base.as_ref().map(|b| shown(&b.display().to_string())).unwrap_or_default();
+    let frozen = if info.frozen { " (frozen)" } else { "" };
+    let mut text = format!(
+        "branch     {}\nnumber     {}\nbase       {}{frozen}\nfrom       {}\nowner      {}\nsnapshots  {}\nmounted on {}\n",
+        shown(&info.name),
+        info.id,
+        or_dash(base),
+        or_dash(info.from.as_deref().map(shown).unwrap_or_default()),
+        info.uid,
+        list(info.snapshots.iter().map(|s| shown(s)).collect()),
+        list(info.mounts.iter().map(|m| shown(&m.display().to_string())).collect()),
+    );
+    for warning in &info.warnings {
+        text.push_str(&format!("warning    {}\n", shown(warning)));
+    }
+    text
+}

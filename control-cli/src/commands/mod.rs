@@ -1,0 +1,39 @@
+//! The commands, one file for each group.
+
+mod branch;
+mod commit;
+mod daemon;
+mod diff;
+mod help;
+mod mount;
+mod run;
+mod snapshot;
+mod status;
+
+use crate::args::{Cli, Command};
+use crate::context::Context;
+use crate::error::Result;
+use crate::{exit, start};
+
+/// Does what the command line says; the exit code.
+pub(crate) fn dispatch(cli: Cli) -> Result<u8> {
+    let Cli { global, command } = cli;
+    let context = || Context::new(&global);
+    match command {
+        Command::Completions { shell } => return Ok(help::completions(shell)),
+        Command::Help { topic } => return help::help(&topic),
+        Command::InternalHold { command } => return Err(start::become_holder(&command)),
+        Command::Run(args) => return run::run(&context()?, args),
+        Command::Status => return status::status(&context()?),
+        Command::Daemon(args) => return daemon::daemon(&context()?, args),
+        Command::Mount(args) => mount::mount(&context()?, &args)?,
+        Command::Umount(args) => mount::umount(&context()?, &args)?,
+        Command::Mounts => mount::mounts(&context()?),
+        Command::Branch(args) => branch::branch(&context()?, args)?,
+        Command::Snapshot(args) => snapshot::snapshot(&context()?, args)?,
+        Command::Diff(args) => diff::diff(&context()?, &args)?,
+        Command::Commit(args) => commit::commit(&context()?, &args)?,
+        Command::Discard(args) => branch::discard(&context()?, &args)?,
+    }
+    Ok(exit::OK)
+}

@@ -1,0 +1,236 @@
+//! `agentfs mount`, `umount` and `mounts`.
+
+use super::{branch, commit};
+use crate::args;
+use crate::context::{Context, Told, resolve_base};
+use crate::error::{CliError, Doing, Kind, Result};
+use crate::mounter::{self, Request};
+use crate::mountinfo;
+use crate::output::{or_dash, shown, span, table};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+use serde_json::{Value, json};
+use shm_transport::control::client::Client;
+use shm_transport::control::holder::{self, HeldMount};
+use shm_transport::control::{BranchInfo, Command, MountInfo};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a frontend may take to leave after its mount ended.
+const DETACH_MAX: Duration = Duration::from_secs(5);
+/// How long to wait for a daemon that is only asked for figures.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// `agentfs mount`.
+pub(super) fn mount(context: &Context, args: &args::Mount) -> Result<()> {
+    let base = args.base.as_deref().map(resolve_base).transpose()?;
+    let mountpoint = check_mountpoint(&args.mountpoint)?;
+    if let Some(base) = &base {
+        check_apart(&mountpoint, base)?;
+    }
+    let mut client = context.ensure()?;
+    commit::recover(context, &mut client);
+    let info = branch_for(context, &mut client, &args.branch, base, args.frozen)?;
+    branch::warn(context, &info);
+    if let Some(base) = &info.base {
+        check_apart(&mountpoint, base)?;
+    }
+    let request = Request {
+        branch: &args.branch,
+        mountpoint: &mountpoint,
+        apart_from: info.base.as_deref().filter(|base| base.exists()),
+        read_only: args.ro,
+        allow_other: args.allow_other,
+    };
+    let held = mounter::mount(context, &request)?;
+    context.output.result(&json!({"mount": held, "branch": info}), || {
+        format!("mounted {} on {}\n", shown(&args.branch), held.name.mountpoint.display())
+    });
+    Ok(())
+}
+
+/// The branch of that name, made if there is none. Without a base, one that exists keeps its own.
+pub(super) fn branch_for(
+    context: &Context,
+    client: &mut Client,
+    name: &str,
+    base: Option<PathBuf>,
+    frozen: bool,
+) -> Result<BranchInfo> {
+    if base.is_none() {
+        match context.ask(client, |c| c.branch_show(name)) {
+            Err(e) if e.kind == Kind::NotFound => {}
+            other => return other,
+        }
+    }
+    let create = Command::BranchCreate { name: name.to_owned(), base, from: None, frozen, reuse: true };
+    context.create_branch(client, &create)
+}
+
+fn check_mountpoint(path: &Path) -> Result<PathBuf> {
+    let refuse = |why: &str| CliError::new(Kind::Usage, format!("the mountpoint {} {why}", path.display()));
+    let spelled = mountinfo::locate(path).doing(|| format!("find {}", path.display()))?;
+    let mounts = mountinfo::ours().doing(|| "read the list of mounts".into())?;
+    if let Some(mount) = mounts.iter().find(|m| mountinfo::same(&m.mountpoint, &spelled)) {
+        let mut error = refuse(&format!("is in use: the branch {} is mounted there", mount.branch));
+        error.kind = Kind::Busy;
+        return Err(error.hint(format!("agentfs umount {}", spelled.display())));
+    }
+    let found = std::fs::canonicalize(path).map_err(|e| {
+        if e.kind() == std::io::ErrorKind::NotFound {
+            refuse("does not exist").hint(format!("mkdir {}", path.display()))
+        } else {
+            refuse(&format!("cannot be reached: {e}"))
+        }
+    })?;
+    if found.is_dir() { Ok(found) } else { Err(refuse("is not a directory")) }
+}
+
+/// A mount inside its base would contain itself; one around it would hide it.
+fn check_apart(mountpoint: &Path, base: &Path) -> Result<()> {
+    let (at, of) = (mountpoint.display(), base.display());
+    let why = if mountpoint == base {
+        format!("the mountpoint {at} is the base itself")
+    } else if mountpoint.starts_with(base) {
+        format!("the mountpoint {at} lies inside the base {of}")
+    } else if base.starts_with(mountpoint) {
+        format!("the mountpoint {at} would hide the base {of}, which lies inside it")
+    } else {
+        return Ok(());
+    };
+    Err(CliError::new(Kind::Usage, why)
+        .hint("mount outside the base, or use `agentfs run`, which mounts over it for one command alone"))
+}
+
+/// `agentfs umount`.
+pub(super) fn umount(context: &Context, args: &args::Umount) -> Result<()> {
+    let at = mountinfo::locate(&args.mountpoint).doing(|| format!("find {}", args.mountpoint.display()))?;
+    let mounted = |at: &Path| {
+        let mounts = mountinfo::ours().doing(|| "read the list of mounts".into())?;
+        Ok::<_, CliError>(mounts.into_iter().rfind(|m| mountinfo::same(&m.mountpoint, at)))
+    };
+    let none = || {
+        CliError::new(Kind::NotFound, format!("no branch is mounted on {}", args.mountpoint.display()))
+            .hint("agentfs mounts lists the mounts")
+    };
+    let (at, mount) = if let Some(mount) = mounted(&at)? {
+        (at, mount)
+    } else {
+        // Perhaps named through a symbolic link.
+        let other = std::fs::canonicalize(&args.mountpoint).map_err(|_| none())?;
+        let mount = mounted(&other)?.ok_or_else(none)?;
+        (other, mount)
+    };
+    unmount(&at, args.force, args.lazy)?;
+    // So that a commit right after this finds the branch unmounted; without a daemon there is none to wait for.
+    if !args.lazy
+        && let Ok(mut client) = Client::connect(&context.paths.socket)
+        && client.set_timeout(Some(ANSWER_MAX)).is_ok()
+    {
+        context.wait_detached(&mut client, |m| m.branch == mount.branch && m.mountpoint == at, DETACH_MAX).ok();
+    }
+    context.output.result(&json!({"unmounted": at, "branch": mount.branch}), || {
+        format!("unmounted {} from {}\n", shown(&mount.branch), at.display())
+    });
+    Ok(())
+}
+
+/// Unmounts; by `fusermount3` where we may not do it ourselves.
+pub(super) fn unmount(at: &Path, force: bool, lazy: bool) -> Result<()> {
+    let mut flags = MntFlags::UMOUNT_NOFOLLOW;
+    flags.set(MntFlags::MNT_FORCE, force);
+    flags.set(MntFlags::MNT_DETACH, lazy);
+    let busy = || {
+        CliError::new(Kind::Busy, format!("{} is in use", at.display()))
+            .hint("end the programs that use it (fuser -m MNT shows them), or unmount with --lazy or --force")
+    };
+    match umount2(at, flags) {
+        Ok(()) => return Ok(()),
+        // Aborted, and still held by programs: out of sight at least.
+        Err(Errno::EBUSY) if force && !lazy => return unmount(at, true, true),
+        Err(Errno::EBUSY) => return Err(busy()),
+        Err(Errno::EPERM) => {}
+        Err(e) => return Err(e).doing(|| format!("unmount {}", at.display())),
+    }
+    let output = std::process::Command::new("fusermount3")
+        .arg("-u")
+        .args((lazy || force).then_some("-z"))
+        .arg("--")
+        .arg(at)
+        .output()
+        .map_err(|e| {
+            CliError::new(Kind::Denied, format!("cannot unmount {} without fusermount3: {e}", at.display()))
+                .hint("install it (Debian: apt install fuse3), or unmount as root")
+        })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if said.contains("busy") { Err(busy()) } else { Err(CliError::new(Kind::Denied, said)) }
+}
+
+/// `agentfs mounts`.
+pub(super) fn mounts(context: &Context) {
+    let (list, from) = collect(context);
+    if let Some(why) = from {
+        context.output.note(&format!("the daemon does not answer ({why}); figures are missing"));
+    }
+    context.output.result(&list, || listing(&list));
+}
+
+/// Mounts as the daemon has them; if it does not answer, as holder and kernel know them, and why.
+pub(super) fn collect(context: &Context) -> (Vec<Value>, Option<String>) {
+    let held =
+        holder::Client::connect(&context.paths.socket).ok().and_then(|mut h| h.mounts().ok()).unwrap_or_default();
+    let asked = context.connect_within(ANSWER_MAX).and_then(|mut client| client.mounts().told());
+    match asked {
+        Ok(mounts) => (mounts.iter().map(|m| with_restarts(m, &held)).collect(), None),
+        Err(e) => {
+            let known = held.iter().map(|h| {
+                json!({
+                    "session": h.name.session,
+                    "branch": h.name.branch,
+                    "mountpoint": h.name.mountpoint,
+                    "read_only": h.name.read_only,
+                    "frontend_pid": h.frontend_pid,
+                    "frontend_restarts": h.restarts,
+                    "state": "held",
+                })
+            });
+            (known.collect(), Some(e.message))
+        }
+    }
+}
+
+fn with_restarts(mount: &MountInfo, held: &[HeldMount]) -> Value {
+    let mut value = serde_json::to_value(mount).unwrap_or_default();
+    if let (Some(map), Some(held)) = (value.as_object_mut(), held.iter().find(|h| h.name.session == mount.session)) {
+        map.insert("frontend_restarts".into(), held.restarts.into());
+    }
+    value
+}
+
+/// Mounts as a table.
+pub(super) fn listing(list: &[Value]) -> String {
+    if list.is_empty() {
+        return "no mounts\n".into();
+    }
+    let text = |m: &Value, key: &str| m.get(key).and_then(Value::as_str).map(shown).unwrap_or_default();
+    let number = |m: &Value, key: &str| m.get(key).and_then(Value::as_u64);
+    let rows: Vec<_> = list
+        .iter()
+        .map(|m| {
+            let ro = m.get("read_only").and_then(Value::as_bool) == Some(true);
+            vec![
+                text(m, "branch"),
+                text(m, "mountpoint"),
+                if ro { "ro".into() } else { "rw".into() },
+                text(m, "state"),
+                or_dash(number(m, "attached_seconds").map(span).unwrap_or_default()),
+                or_dash(number(m, "requests").map(|n| n.to_string()).unwrap_or_default()),
+                or_dash(number(m, "frontend_pid").map(|n| n.to_string()).unwrap_or_default()),
+            ]
+        })
+        .collect();
+    table(&["BRANCH", "MOUNTED ON", "MODE", "STATE", "FOR", "REQUESTS", "PID"], &rows)
+}

@@ -1,0 +1,221 @@
+//! `agentfs run`.
+
+use super::{branch, commit, diff, mount};
+use crate::args;
+use crate::child;
+use crate::context::{Context, Told, resolve_base};
+use crate::error::{Doing, Result};
+use crate::mounter::{self, Request};
+use crate::namespace;
+use crate::output::{count, shown};
+use serde_json::json;
+use shm_transport::control::client::Client;
+use shm_transport::control::{BranchInfo, Change, ChangeKind, Diff};
+use shm_transport::wire::SessionId;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+/// How long a frontend may take to leave after its mount ended.
+const DETACH_MAX: Duration = Duration::from_secs(5);
+/// So many changed paths are shown after the command, deletions not counted: they are all shown.
+const SHOWN: usize = 20;
+
+/// A mounted branch with a command to run on it.
+struct Stage {
+    root: PathBuf,
+    session: SessionId,
+    /// Where the command begins.
+    cwd: PathBuf,
+    /// It begins outside of the branch.
+    outside: bool,
+}
+
+/// `agentfs run`; the exit code of the command.
+pub(super) fn run(context: &Context, args: args::Run) -> Result<u8> {
+    let base = args.base.as_deref().map(resolve_base).transpose()?;
+    let here = std::env::current_dir().doing(|| "find the current directory".into())?;
+    let mut client = context.ensure()?;
+    commit::recover(context, &mut client);
+    let name = args.branch.clone().unwrap_or_else(generated_name);
+    let info = mount::branch_for(context, &mut client, &name, base, args.frozen)?;
+    branch::warn(context, &info);
+    if args.branch.is_none() {
+        context.output.note_on_terminal(&format!("new branch {name}"));
+    }
+    // An empty base: a directory of our own to mount on.
+    let scratch = if info.base.is_none() { Some(scratch_dir()?) } else { None };
+    let done = on_stage(context, &args, &info, scratch.as_deref(), here);
+    let done = done.map(|(code, stage)| {
+        let ended = leave(context, &stage);
+        (code, stage, ended)
+    });
+    if let Some(dir) = &scratch {
+        // While the mount is in use it stays, for the cleaner of temporary directories.
+        std::fs::remove_dir(dir).ok();
+    }
+    let (code, stage, ended) = done?;
+    finish(context, &args, &info, &stage, code, ended);
+    Ok(code)
+}
+
+fn on_stage(
+    context: &Context,
+    args: &args::Run,
+    info: &BranchInfo,
+    scratch: Option<&Path>,
+    here: PathBuf,
+) -> Result<(u8, Stage)> {
+    let stage = set_up(context, info, scratch, here)?;
+    if stage.outside {
+        context.output.note_on_terminal(&format!(
+            "the command begins in {}, outside of the branch: what it changes there changes the host",
+            stage.cwd.display()
+        ));
+    }
+    let (program, rest) = args.command.split_first().map_or((None, &[][..]), |(p, r)| (Some(p), r));
+    let mut command = Command::new(program.map(std::ffi::OsString::as_os_str).unwrap_or_default());
+    command.args(rest).current_dir(&stage.cwd).env("AGENTFS_ROOT", &stage.root).env("AGENTFS_BRANCH", &info.name);
+    match child::run(&mut command) {
+        Ok(code) => Ok((code, stage)),
+        Err(e) => {
+            // Nothing ran on it; why the command did not start is what matters.
+            leave(context, &stage).ok();
+            Err(e)
+        }
+    }
+}
+
+fn set_up(context: &Context, info: &BranchInfo, scratch: Option<&Path>, here: PathBuf) -> Result<Stage> {
+    let root = scratch.or(info.base.as_deref()).unwrap_or(Path::new("/")).to_owned();
+    let namespace = namespace::enter()?;
+    let request =
+        Request { branch: &info.name, mountpoint: &root, apart_from: None, read_only: false, allow_other: false };
+    let held = mounter::mount(context, &request)?;
+    namespace.end_of_mounting()?;
+    let inside = here.starts_with(&root);
+    let cwd = if scratch.is_some() {
+        root.clone()
+    } else if inside && !here.is_dir() {
+        context.output.note(&format!(
+            "{} is not on the branch; the command begins in {}",
+            here.display(),
+            root.display()
+        ));
+        root.clone()
+    } else {
+        here
+    };
+    let outside = !cwd.starts_with(&root);
+    Ok(Stage { root, session: held.name.session, cwd, outside })
+}
+
+/// Ends the mount and waits until the daemon knows; `false` while processes of the command use it.
+fn leave(context: &Context, stage: &Stage) -> Result<bool> {
+    if !namespace::unmount(&stage.root)? {
+        return Ok(false);
+    }
+    let mut client = context.reconnect()?;
+    context.wait_detached(&mut client, |m| m.session == stage.session, DETACH_MAX)
+}
+
+fn finish(context: &Context, args: &args::Run, info: &BranchInfo, stage: &Stage, code: u8, ended: Result<bool>) {
+    // The command is over: what goes wrong from here on is told, and its exit code stays.
+    let told = |result: Result<()>| {
+        if let Err(e) = result {
+            context.output.error(&e);
+        }
+    };
+    let ended = ended.unwrap_or_else(|e| {
+        context.output.error(&e);
+        false
+    });
+    if !args.no_summary {
+        told(context.reconnect().and_then(|mut client| summary(context, &mut client, info, stage, code)));
+    }
+    if !ended {
+        context.output.note("background processes of the command still use the branch; it stays mounted for them");
+    }
+    if args.discard {
+        told(context.reconnect().and_then(|mut client| {
+            client.branch_delete(&info.name, false).told()?;
+            context.output.note(&format!("discarded the branch {}", shown(&info.name)));
+            Ok(())
+        }));
+    }
+}
+
+fn summary(context: &Context, client: &mut Client, info: &BranchInfo, stage: &Stage, code: u8) -> Result<()> {
+    let diff = diff::fetch(context, client, &info.name, u64::MAX)?;
+    let changes = chosen(&diff);
+    let more = diff.changes.len() - changes.len();
+    let document = json!({
+        "run": {
+            "branch": info.name,
+            "base": info.base,
+            "root": stage.root,
+            "cwd": stage.cwd,
+            "cwd_outside": stage.outside,
+            "made": info.made,
+            "warnings": info.warnings,
+            "exit_code": code,
+        },
+        "added": diff.added,
+        "modified": diff.modified,
+        "deleted": diff.deleted,
+        "retyped": diff.retyped,
+        "changes": changes,
+        "changes_left_out": more,
+    });
+    context.output.after(&document, || {
+        let name = shown(&info.name);
+        let mut text = format!("agentfs: branch {name}: {}\n", diff::counts(&diff));
+        for change in &changes {
+            text.push_str("  ");
+            text.push_str(&diff::line(change));
+        }
+        if more > 0 {
+            let paths = count(more as u64, "more path", "more paths");
+            text.push_str(&format!("  ... and {paths}, no deletion among them\n"));
+        }
+        if stage.outside && !io::stderr().is_terminal() {
+            text.push_str(&format!(
+                "agentfs: the command began in {}, outside of the branch: what it changed there changed the host\n",
+                stage.cwd.display()
+            ));
+        }
+        if diff::total(&diff) > 0 && info.base.is_some() {
+            text.push_str(&format!(
+                "agentfs: to take the changes over: agentfs commit {name}; to throw them away: agentfs discard {name}\n"
+            ));
+        }
+        text
+    });
+    Ok(())
+}
+
+/// All deletions, and the first of everything else, in order of path.
+fn chosen(diff: &Diff) -> Vec<&Change> {
+    let mut others = 0;
+    diff.changes
+        .iter()
+        .filter(|change| {
+            others += usize::from(change.kind != ChangeKind::Deleted);
+            change.kind == ChangeKind::Deleted || others <= SHOWN
+        })
+        .collect()
+}
+
+fn generated_name() -> String {
+    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    format!("run-{seconds}-{}", std::process::id())
+}
+
+fn scratch_dir() -> Result<PathBuf> {
+    let template = std::env::temp_dir().join("agentfs-run-XXXXXX");
+    nix::unistd::mkdtemp(&template).doing(|| format!("make the directory {}", template.display()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+//! `agentfs snapshot`.
+
+use crate::args::Snapshot;
+use crate::context::{Context, Told};
+use crate::error::Result;
+use crate::output::{or_dash, shown, table};
+use serde_json::json;
+use shm_transport::control::SnapshotInfo;
+
+/// `agentfs snapshot`.
+pub(super) fn snapshot(context: &Context, args: Snapshot) -> Result<()> {
+    let mut client = context.ensure()?;
+    match args {
+        Snapshot::Create { branch, name } => {
+            let info = client.snapshot_create(&branch, &name).told()?;
+            context.output.result(&info, || {
+                let micros = info.micros.map(|us| format!(" in {us} µs")).unwrap_or_default();
+                format!("made the snapshot {}@{}{micros}\n", shown(&info.branch), shown(&info.name))
+            });
+        }
+        Snapshot::List { branch } => {
+            let list = context.ask(&mut client, |c| c.snapshot_list(branch.as_deref()))?;
+            context.output.result(&list, || listing(&list));
+        }
+        Snapshot::Delete { branch, name, dry_run } => {
+            client.snapshot_delete(&branch, &name, dry_run).told()?;
+            let verb = if dry_run { "would delete" } else { "deleted" };
+            context.output.result(&json!({"branch": branch, "name": name, "dry_run": dry_run}), || {
+                format!("{verb} the snapshot {}@{}\n", shown(&branch), shown(&name))
+            });
+        }
+    }
+    Ok(())
+}
+
+fn listing(list: &[SnapshotInfo]) -> String {
+    if list.is_empty() {
+        return "no snapshots\n".into();
+    }
+    let rows: Vec<_> = list
+        .iter()
+        .map(|info| {
+            let branches: Vec<_> = info.branches.iter().map(|b| shown(b)).collect();
+            vec![shown(&info.branch), shown(&info.name), or_dash(branches.join(", "))]
+        })
+        .collect();
+    table(&["BRANCH", "SNAPSHOT", "BRANCHES MADE FROM IT"], &rows)
+}

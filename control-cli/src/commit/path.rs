@@ -1,0 +1,85 @@
+//! Paths of a plan: relative, made of plain names only.
+
+use crate::error::{CliError, Kind, Result};
+use rustix::ffi::CString;
+use shm_transport::control::escape::{escape, unescape};
+
+/// Longest name the kernel takes, in bytes.
+const NAME_MAX: usize = 255;
+
+/// A path below the base; empty for the base itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct RelPath(Vec<u8>);
+
+impl RelPath {
+    /// The base itself.
+    pub(super) fn root() -> Self {
+        Self(Vec::new())
+    }
+
+    /// From a plan's text. Refuses everything that could lead elsewhere: `..`, empty names, NUL.
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let bad = |why: &str| CliError::new(Kind::Store, format!("the commit plan has the path {text:?}: {why}"));
+        let bytes = unescape(text).map_err(|e| bad(&e.to_string()))?;
+        let bytes = bytes.strip_prefix(b"/").unwrap_or(&bytes);
+        if bytes.is_empty() || bytes == b"." {
+            return Ok(Self::root());
+        }
+        for name in bytes.split(|b| *b == b'/') {
+            match name {
+                b"" | b"." | b".." => return Err(bad("not a plain relative path")),
+                name if name.len() > NAME_MAX => return Err(bad("a name in it is too long")),
+                name if name.contains(&0) => return Err(bad("it contains a NUL byte")),
+                _ => {}
+            }
+        }
+        Ok(Self(bytes.to_vec()))
+    }
+
+    /// Its bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Whether it is the base itself.
+    pub(super) fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Number of names in it.
+    pub(super) fn depth(&self) -> usize {
+        if self.is_root() { 0 } else { self.0.split(|b| *b == b'/').count() }
+    }
+
+    /// Directory and name; none for the base itself.
+    pub(super) fn split(&self) -> Option<(RelPath, CString)> {
+        if self.is_root() {
+            return None;
+        }
+        let (dir, name) = match self.0.iter().rposition(|b| *b == b'/') {
+            Some(at) => (self.0.get(..at)?, self.0.get(at + 1..)?),
+            None => (&[][..], self.0.as_slice()),
+        };
+        Some((Self(dir.to_vec()), CString::new(name).ok()?))
+    }
+
+    /// What follows `above`, if this lies strictly inside it.
+    pub(super) fn inside(&self, above: &RelPath) -> Option<RelPath> {
+        if above.is_root() {
+            return (!self.is_root()).then(|| self.clone());
+        }
+        let rest = self.0.strip_prefix(above.0.as_slice())?.strip_prefix(b"/")?;
+        Some(Self(rest.to_vec()))
+    }
+
+    /// The first name in it.
+    pub(super) fn first(&self) -> &[u8] {
+        self.0.split(|b| *b == b'/').next().unwrap_or_default()
+    }
+}
+
+impl std::fmt::Display for RelPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&if self.is_root() { ".".into() } else { escape(&self.0) })
+    }
+}

@@ -1,0 +1,58 @@
+//! The `agentfs` command: branches of directories for many agents on one host.
+//!
+//! It talks to the daemon over its Unix socket, and starts it where none runs. What needs the caller's own
+//! rights it does itself: mounting (by way of `agentfs-fuse --mount`) and applying a commit to a base.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::format_push_string,
+    clippy::format_collect,
+    reason = "texts for people: clarity counts, an allocation does not"
+)]
+
+mod args;
+mod child;
+mod commands;
+mod commit;
+mod context;
+mod error;
+mod exit;
+mod mounter;
+mod mountinfo;
+mod namespace;
+mod output;
+mod siblings;
+mod start;
+
+use clap::Parser;
+use output::Output;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match args::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return misunderstood(&e),
+    };
+    let output = Output { json: cli.global.json };
+    match commands::dispatch(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output.error(&error);
+            ExitCode::from(exit::code(error.kind))
+        }
+    }
+}
+
+/// Help and version go to standard output; everything else is an error, in JSON if that was asked for.
+fn misunderstood(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    if error.use_stderr() && json {
+        let text = error.to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let error = error::CliError::new(error::Kind::Usage, message).hint("agentfs --help");
+        Output { json }.error(&error);
+    } else {
+        // Nobody is left to be told when the stream is closed.
+        error.print().ok();
+    }
+    ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK })
+}

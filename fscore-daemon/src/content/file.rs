@@ -1,0 +1,61 @@
+//! One open content file.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::unistd::{fdatasync, fsync};
+
+use super::root::Root;
+use crate::core::ids::ContentId;
+
+/// An open content file; read and written through its descriptor.
+#[derive(Debug)]
+pub struct Content {
+    fd: OwnedFd,
+    id: ContentId,
+    root: Arc<Root>,
+    name_durable: AtomicBool,
+}
+
+impl Content {
+    pub(super) fn new(fd: OwnedFd, id: ContentId, root: Arc<Root>) -> Self {
+        Self { fd, id, root, name_durable: AtomicBool::new(false) }
+    }
+
+    /// Makes the bytes, the size and the name survive a power loss; with `datasync` no more than that,
+    /// otherwise the times as well. Once it fails, it fails for this file until the store is opened
+    /// again: the kernel has dropped what it could not write, and would call the next attempt a success.
+    pub fn sync(&self, datasync: bool) -> io::Result<()> {
+        if let Some(earlier) = self.root.failure(self.id) {
+            return Err(earlier);
+        }
+        self.write_out(datasync).inspect_err(|e| self.fail(e))
+    }
+
+    fn write_out(&self, datasync: bool) -> io::Result<()> {
+        if datasync {
+            fdatasync(&self.fd)?;
+        } else {
+            fsync(&self.fd)?;
+        }
+        if !self.name_durable.load(Ordering::Relaxed) {
+            self.root.sync_name(self.id)?;
+            // Only saves work: whoever does not see it yet finds the directory durable.
+            self.name_durable.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    pub(super) fn fail(&self, error: &io::Error) {
+        tracing::error!("content file {} cannot be made durable: {error}", self.id);
+        self.root.set_failure(self.id, error);
+    }
+}
+
+impl AsFd for Content {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

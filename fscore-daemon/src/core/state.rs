@@ -1,0 +1,295 @@
+//! The state that all sessions share: branches, bases, counters.
+//!
+//! Lock order: a branch's `gate` (shared for every operation, exclusive to move the head) → the lock
+//! of one object's content → the branch's `names` → the store's own. No lock is taken twice by one
+//! operation, and none is held while a reply is rung.
+
+use super::base::Base;
+use super::clock::Clock;
+use super::error::{FsError, FsResult};
+use super::ids::{BaseId, BranchId, ContentId, EpochId, ObjectId};
+use super::keys;
+use super::record::{BaseRecord, BranchRecord, EpochRecord};
+use super::view::View;
+use crate::content::Contents;
+use crate::store::{Batch, Store};
+use shm_transport::wire::SessionId;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Takes a lock whose holder may have panicked: the data under our locks is only ever replaced whole.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A counter that hands out numbers never used before, also across crashes: the store holds a
+/// high-water mark, raised a block at a time.
+#[derive(Debug)]
+struct Counter {
+    name: &'static str,
+    block: u64,
+    state: Mutex<(u64, u64)>,
+}
+
+impl Counter {
+    fn open(store: &dyn Store, name: &'static str, first: u64, block: u64) -> FsResult<Self> {
+        let mark = match store.get(&keys::meta(name)) {
+            None => first,
+            Some(bytes) => u64::from_le_bytes(bytes.try_into().map_err(|_| FsError::Damaged("counter"))?),
+        };
+        Ok(Self { name, block, state: Mutex::new((mark, mark)) })
+    }
+
+    fn next(&self, store: &dyn Store) -> FsResult<u64> {
+        let mut state = lock(&self.state);
+        if state.0 == state.1 {
+            let mark = state.1 + self.block;
+            let mut batch = Batch::default();
+            batch.put(keys::meta(self.name), mark.to_le_bytes());
+            store.commit(&batch)?;
+            state.1 = mark;
+        }
+        state.0 += 1;
+        Ok(state.0 - 1)
+    }
+}
+
+/// Locks for the contents of objects, shared by hash: exclusive to copy up or change a size, shared
+/// to write.
+#[derive(Debug)]
+pub struct ContentLocks([RwLock<()>; 64]);
+
+impl Default for ContentLocks {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| RwLock::new(())))
+    }
+}
+
+impl ContentLocks {
+    fn of(&self, object: ObjectId) -> &RwLock<()> {
+        let [first, ..] = &self.0;
+        self.0.get((object.0 % 64) as usize).unwrap_or(first)
+    }
+    /// To write in place.
+    pub fn shared(&self, object: ObjectId) -> RwLockReadGuard<'_, ()> {
+        self.of(object).read().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// To copy up or to change the size.
+    pub fn exclusive(&self, object: ObjectId) -> RwLockWriteGuard<'_, ()> {
+        self.of(object).write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A branch in use.
+#[derive(Debug)]
+pub struct Branch {
+    /// Its number.
+    pub id: BranchId,
+    gate: RwLock<View>,
+    /// Serializes changes of records: whoever reads a record to change it holds this.
+    names: Mutex<()>,
+    /// See [`ContentLocks`].
+    pub contents: ContentLocks,
+    /// Sessions attached to it now.
+    pub sessions: Mutex<Vec<SessionId>>,
+}
+
+impl Branch {
+    /// The view, for the length of one operation; the head stays where it is meanwhile.
+    pub fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// The view, to move the head: no operation is running.
+    pub fn view_mut(&self) -> RwLockWriteGuard<'_, View> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// The lock for changing records.
+    pub fn names(&self) -> MutexGuard<'_, ()> {
+        lock(&self.names)
+    }
+}
+
+/// Everything that sessions share.
+pub struct Core {
+    /// Metadata.
+    pub store: Arc<dyn Store>,
+    /// File contents.
+    pub contents: Arc<Contents>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Keys the order of directory listings; made once per store.
+    pub cookie_key: (u64, u64),
+    branches: Mutex<HashMap<BranchId, Arc<Branch>>>,
+    bases: Mutex<HashMap<BaseId, Arc<Base>>>,
+    objects: Counter,
+    epochs: Counter,
+    branch_ids: Counter,
+    content_ids: Counter,
+    base_ids: Counter,
+    commits: Counter,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").finish_non_exhaustive()
+    }
+}
+
+/// How many content numbers one raise of the high-water mark hands out. After a crash only numbers of
+/// the last block can name files without records.
+pub const CONTENT_BLOCK: u64 = 1024;
+
+impl Core {
+    /// Opens the core over an opened store.
+    pub fn open(store: Arc<dyn Store>, contents: Arc<Contents>, clock: Arc<dyn Clock>) -> FsResult<Arc<Self>> {
+        let counter = |name, first, block| Counter::open(store.as_ref(), name, first, block);
+        let core = Self {
+            objects: counter("next-object", ObjectId::FIRST_NEW, 4096)?,
+            epochs: counter("next-epoch", 1, 64)?,
+            branch_ids: counter("next-branch", 1, 16)?,
+            content_ids: counter("next-content", 1, CONTENT_BLOCK)?,
+            base_ids: counter("next-base", 1, 16)?,
+            commits: counter("next-commit", 1, 16)?,
+            cookie_key: cookie_key(store.as_ref())?,
+            branches: Mutex::default(),
+            bases: Mutex::default(),
+            store,
+            contents,
+            clock,
+        };
+        core.drop_unrecorded_contents()?;
+        Ok(Arc::new(core))
+    }
+
+    /// A crash between making a content file and recording it leaves a file that nothing names.
+    fn drop_unrecorded_contents(&self) -> FsResult<()> {
+        let (mark, _) = *lock(&self.content_ids.state);
+        for id in mark.saturating_sub(CONTENT_BLOCK).max(1)..mark {
+            let id = ContentId(id);
+            if self.store.get(&keys::content(id)).is_none() {
+                self.contents.remove(id).map_err(super::error::io("remove unrecorded content"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A new object number.
+    pub fn new_object(&self) -> FsResult<ObjectId> {
+        self.objects.next(self.store.as_ref()).map(ObjectId)
+    }
+    /// A new epoch number.
+    pub fn new_epoch(&self) -> FsResult<EpochId> {
+        self.epochs.next(self.store.as_ref()).map(EpochId)
+    }
+    /// A new branch number.
+    pub fn new_branch(&self) -> FsResult<BranchId> {
+        self.branch_ids.next(self.store.as_ref()).map(BranchId)
+    }
+    /// A new content number.
+    pub fn new_content(&self) -> FsResult<ContentId> {
+        self.content_ids.next(self.store.as_ref()).map(ContentId)
+    }
+    /// A new base number.
+    pub fn new_base(&self) -> FsResult<BaseId> {
+        self.base_ids.next(self.store.as_ref()).map(BaseId)
+    }
+    /// A new commit number.
+    pub fn new_commit(&self) -> FsResult<u64> {
+        self.commits.next(self.store.as_ref())
+    }
+
+    /// The record of a branch.
+    pub fn branch_record(&self, id: BranchId) -> FsResult<BranchRecord> {
+        let bytes = self.store.get(&keys::branch(id)).ok_or(FsError::NotFound)?;
+        BranchRecord::decode(&bytes).map_err(|_| FsError::Damaged("branch"))
+    }
+
+    /// The base, opened at first use.
+    pub fn base(&self, id: BaseId) -> FsResult<Arc<Base>> {
+        let mut bases = lock(&self.bases);
+        if let Some(base) = bases.get(&id) {
+            return Ok(Arc::clone(base));
+        }
+        let bytes = self.store.get(&keys::base(id)).ok_or(FsError::NotFound)?;
+        let record = BaseRecord::decode(&bytes).map_err(|_| FsError::Damaged("base"))?;
+        let base = Arc::new(Base::open(id, record, Arc::clone(&self.store))?);
+        bases.insert(id, Arc::clone(&base));
+        Ok(base)
+    }
+
+    /// Epochs from `head` to the root of its tree.
+    pub fn chain(&self, head: EpochId) -> FsResult<Arc<[EpochId]>> {
+        let mut chain = vec![head];
+        let mut at = head;
+        loop {
+            let bytes = self.store.get(&keys::epoch(at)).ok_or(FsError::Damaged("epoch missing"))?;
+            let record = EpochRecord::decode(&bytes).map_err(|_| FsError::Damaged("epoch"))?;
+            match record.parent {
+                // Numbers rise from parent to child, so a damaged chain cannot make a loop.
+                Some(parent) if parent < at => {
+                    chain.push(parent);
+                    at = parent;
+                }
+                Some(_) => return Err(FsError::Damaged("epoch order")),
+                None => return Ok(chain.into()),
+            }
+        }
+    }
+
+    /// What `branch` saw when its head was `epoch` (its present head, or a snapshot's).
+    pub fn view_at(&self, branch: BranchId, epoch: EpochId) -> FsResult<View> {
+        let record = self.branch_record(branch)?;
+        Ok(View {
+            branch,
+            chain: self.chain(epoch)?,
+            base: record.base.map(|b| self.base(b)).transpose()?,
+            frozen_base: record.frozen_base,
+            root: record.root,
+            store: Arc::clone(&self.store),
+        })
+    }
+
+    /// The branch, loaded at first use.
+    pub fn branch(&self, id: BranchId) -> FsResult<Arc<Branch>> {
+        let mut branches = lock(&self.branches);
+        if let Some(branch) = branches.get(&id) {
+            return Ok(Arc::clone(branch));
+        }
+        let view = self.view_at(id, self.branch_record(id)?.head)?;
+        let branch = Arc::new(Branch {
+            id,
+            gate: RwLock::new(view),
+            names: Mutex::new(()),
+            contents: ContentLocks::default(),
+            sessions: Mutex::default(),
+        });
+        branches.insert(id, Arc::clone(&branch));
+        Ok(branch)
+    }
+
+    /// Forgets a deleted branch.
+    pub fn forget_branch(&self, id: BranchId) {
+        lock(&self.branches).remove(&id);
+    }
+}
+
+fn cookie_key(store: &dyn Store) -> FsResult<(u64, u64)> {
+    let key = keys::meta("cookie-key");
+    let bytes = match store.get(&key) {
+        Some(bytes) => bytes,
+        None => {
+            let mut fresh = [0u8; 16];
+            std::fs::File::open("/dev/urandom")
+                .and_then(|mut f| std::io::Read::read_exact(&mut f, &mut fresh))
+                .map_err(super::error::io("read /dev/urandom"))?;
+            let mut batch = Batch::default();
+            batch.put(key, fresh);
+            store.commit(&batch)?;
+            fresh.to_vec()
+        }
+    };
+    match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        (Some(a), Some(b)) if bytes.len() == 16 => Ok((u64::from_le_bytes(*a), u64::from_le_bytes(*b))),
+        _ => Err(FsError::Damaged("cookie key")),
+    }
+}

@@ -1,0 +1,169 @@
+//! A view: what one branch (or snapshot) sees. Resolution of versioned records along its epochs.
+
+use super::base::{Base, BaseStat};
+use super::error::{FsError, FsResult};
+use super::ids::{BranchId, EpochId, ObjectId};
+use super::keys;
+use super::record::{DirentRecord, ObjectRecord, XattrSet};
+use crate::store::Store;
+use shm_transport::wire::FileKind;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A path through the version tree and the base at its end.
+#[derive(Clone)]
+pub struct View {
+    /// The branch.
+    pub branch: BranchId,
+    /// Epochs, nearest first. The first takes the changes unless the view is a snapshot's.
+    pub chain: Arc<[EpochId]>,
+    /// The base, if any.
+    pub base: Option<Arc<Base>>,
+    /// The base is declared frozen: what it says may be kept for long.
+    pub frozen_base: bool,
+    /// The root directory.
+    pub root: ObjectId,
+    /// The records.
+    pub store: Arc<dyn Store>,
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").field("branch", &self.branch).field("chain", &self.chain).finish_non_exhaustive()
+    }
+}
+
+/// Where a name leads.
+#[derive(Debug, Clone, Copy)]
+pub struct Child {
+    /// The object.
+    pub object: ObjectId,
+    /// Its kind.
+    pub kind: FileKind,
+    /// What the base says of it, when the name was found there.
+    pub found: Option<BaseStat>,
+}
+
+/// A record and the epoch that it was found in.
+#[derive(Debug, Clone)]
+pub struct Versioned<T> {
+    /// The epoch.
+    pub epoch: EpochId,
+    /// The record.
+    pub value: T,
+}
+
+impl View {
+    /// The epoch that takes changes.
+    pub fn head(&self) -> EpochId {
+        self.chain.first().copied().unwrap_or(EpochId(0))
+    }
+
+    /// The base for an object that comes from it; `None` for an object made on a branch.
+    pub fn base_of(&self, object: ObjectId) -> Option<&Arc<Base>> {
+        self.base.as_ref().filter(|_| object.is_base())
+    }
+
+    fn nearest<T>(
+        &self,
+        key: impl Fn(EpochId) -> Vec<u8>,
+        decode: impl Fn(&[u8]) -> FsResult<T>,
+    ) -> FsResult<Option<Versioned<T>>> {
+        for &epoch in self.chain.iter() {
+            if let Some(bytes) = self.store.get(&key(epoch)) {
+                return Ok(Some(Versioned { epoch, value: decode(&bytes)? }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The object's nearest record; `None` for a base object that was never changed.
+    pub fn object(&self, object: ObjectId) -> FsResult<Option<Versioned<ObjectRecord>>> {
+        self.nearest(|e| keys::object(object, e), |b| ObjectRecord::decode(b).map_err(|_| FsError::Damaged("object")))
+    }
+
+    /// The object's nearest set of extended attributes; `None` when the base's count.
+    pub fn xattrs(&self, object: ObjectId) -> FsResult<Option<Versioned<XattrSet>>> {
+        self.nearest(|e| keys::xattrs(object, e), |b| XattrSet::decode(b).map_err(|_| FsError::Damaged("xattrs")))
+    }
+
+    /// The nearest record of a name; `None` when the base decides.
+    pub fn dirent(&self, dir: ObjectId, name: &[u8]) -> FsResult<Option<Versioned<DirentRecord>>> {
+        self.nearest(
+            |e| keys::dirent(dir, e, name),
+            |b| DirentRecord::decode(b).map_err(|_| FsError::Damaged("dirent")),
+        )
+    }
+
+    /// Where `name` leads in `dir`.
+    pub fn child(&self, dir: ObjectId, name: &[u8]) -> FsResult<Option<Child>> {
+        match self.dirent(dir, name)?.map(|v| v.value) {
+            Some(DirentRecord::Whiteout) => Ok(None),
+            Some(DirentRecord::Entry { object, kind }) => Ok(Some(Child { object, kind, found: None })),
+            None => match self.base_of(dir) {
+                None => Ok(None),
+                Some(base) => Ok(base.lookup(dir, name)?.map(|found| Child {
+                    object: found.object,
+                    kind: found.kind,
+                    found: Some(found),
+                })),
+            },
+        }
+    }
+
+    /// The names that records decide in `dir`: nearest epoch wins.
+    pub fn recorded_names(&self, dir: ObjectId) -> FsResult<BTreeMap<Vec<u8>, DirentRecord>> {
+        let mut names = BTreeMap::new();
+        let mut damaged = false;
+        for &epoch in self.chain.iter() {
+            let prefix = keys::dirent(dir, epoch, &[]);
+            self.store.scan(&prefix, &mut |key, value| {
+                let Some(name) = key.strip_prefix(prefix.as_slice()) else { return false };
+                if !names.contains_key(name) {
+                    match DirentRecord::decode(value) {
+                        Ok(record) => {
+                            names.insert(name.to_vec(), record);
+                        }
+                        Err(_) => damaged = true,
+                    }
+                }
+                true
+            });
+        }
+        if damaged { Err(FsError::Damaged("dirent")) } else { Ok(names) }
+    }
+
+    /// Every name in `dir`, in byte order: recorded names and the base's that no record decides.
+    pub fn names(&self, dir: ObjectId) -> FsResult<BTreeMap<Vec<u8>, (ObjectId, FileKind)>> {
+        let recorded = self.recorded_names(dir)?;
+        let mut names = BTreeMap::new();
+        if let Some(base) = self.base_of(dir) {
+            let dead = self.object(dir)?.is_some_and(|v| v.value.nlink == 0);
+            if !dead {
+                for entry in base.list(dir)? {
+                    if !recorded.contains_key(&entry.name) {
+                        names.insert(entry.name, (entry.object, entry.kind));
+                    }
+                }
+            }
+        }
+        for (name, record) in recorded {
+            if let DirentRecord::Entry { object, kind } = record {
+                names.insert(name, (object, kind));
+            }
+        }
+        Ok(names)
+    }
+
+    /// Whether `dir` has no names.
+    pub fn is_empty(&self, dir: ObjectId) -> FsResult<bool> {
+        let recorded = self.recorded_names(dir)?;
+        if recorded.values().any(|r| matches!(r, DirentRecord::Entry { .. })) {
+            return Ok(false);
+        }
+        match self.base_of(dir) {
+            None => Ok(true),
+            Some(base) => Ok(base.list(dir)?.iter().all(|e| recorded.contains_key(&e.name))),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The offline check: reads everything that an open would read, and changes nothing.
+
+use std::path::Path;
+
+use super::disk::{Disk, RealDisk};
+use super::lock::StoreLock;
+use super::{StoreError, recovery};
+
+/// What a check found in a store that can be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Keys.
+    pub records: u64,
+    /// File name and length in bytes of the checkpoint that was read, if there is one.
+    pub checkpoint: Option<(String, u64)>,
+    /// Segments of the log.
+    pub segments: u64,
+    /// Log frames on top of the checkpoint.
+    pub replayed: u64,
+    /// Sequence number of the last frame.
+    pub last_frame: u64,
+    /// The last frame that is known to survive a power loss.
+    pub durable_frame: u64,
+    /// The last run did not end in order.
+    pub unclean: bool,
+    /// There is an unsynced tail that the next open will drop.
+    pub torn: bool,
+    /// Files that the next open will remove.
+    pub obsolete: Vec<String>,
+}
+
+/// Checks the store in `dir`, which no process may have open.
+pub fn check(dir: &Path) -> Result<Report, StoreError> {
+    // The lock must not be the first file of a directory that is no store.
+    if !dir.join("FORMAT").exists() && !dir.join("meta").exists() {
+        return Err(StoreError::io(
+            format!("there is no store in {}", dir.display()),
+            std::io::ErrorKind::NotFound.into(),
+        ));
+    }
+    let _lock = StoreLock::take(dir)?;
+    check_on(&RealDisk::new(dir))
+}
+
+/// Checks the store on a disk that nobody else uses.
+pub(super) fn check_on(disk: &dyn Disk) -> Result<Report, StoreError> {
+    if !recovery::exists(disk)? {
+        return Err(StoreError::io("there is no store here", std::io::ErrorKind::NotFound.into()));
+    }
+    let found = recovery::load(disk)?;
+    Ok(Report {
+        records: found.tree.len() as u64,
+        checkpoint: found.checkpoint,
+        segments: found.segments.len() as u64,
+        replayed: found.replayed,
+        last_frame: found.next - 1,
+        durable_frame: found.durable,
+        unclean: found.unclean,
+        torn: found.torn,
+        obsolete: found.obsolete,
+    })
+}

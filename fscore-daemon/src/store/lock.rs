@@ -1,0 +1,56 @@
+//! One process per store: an exclusive lock on `<store>/lock`, which goes with the process.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::StoreError;
+
+/// Holds the store for this process while it lives.
+#[derive(Debug)]
+pub(super) struct StoreLock {
+    _held: Flock<File>,
+}
+
+impl StoreLock {
+    /// Takes the lock and writes the own process number into the file, for whoever finds it taken.
+    pub(super) fn take(dir: &Path) -> Result<Self, StoreError> {
+        let path = dir.join("lock");
+        let failed = |what: &str, e| StoreError::io(format!("cannot {what} {}", path.display()), e);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| failed("open", e))?;
+        let mut held = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => held,
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                let mut text = String::new();
+                // The number is only told to the user: an unreadable one is shown as 0.
+                let pid = match Read::by_ref(&mut file).take(32).read_to_string(&mut text) {
+                    Ok(_) => text.trim().parse().unwrap_or(0),
+                    Err(_) => 0,
+                };
+                return Err(StoreError::InUse { pid });
+            }
+            Err((_, e)) => return Err(failed("lock", e.into())),
+        };
+        let noted = (|| {
+            held.set_len(0)?;
+            held.seek(SeekFrom::Start(0))?;
+            writeln!(held, "{}", std::process::id())
+        })();
+        if let Err(e) = noted {
+            // Also on a full disk the lock itself holds.
+            tracing::warn!("cannot write the process number into {}: {e}", path.display());
+        }
+        Ok(Self { _held: held })
+    }
+}

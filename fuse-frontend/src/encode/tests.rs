@@ -1,0 +1,105 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+use super::*;
+use shm_transport::wire::{Attr, Entry, FsStat, Opened, Timestamp, dirent};
+
+fn attr() -> Attr {
+    let time = |sec| Timestamp { sec, nsec: 5 };
+    Attr {
+        ino: 0x1122,
+        size: 3,
+        blocks: 8,
+        atime: time(-1),
+        mtime: time(2),
+        ctime: time(3),
+        btime: time(4),
+        mode: 0o100_644,
+        nlink: 1,
+        uid: 1000,
+        gid: 1001,
+        rdev: 0,
+        blksize: 4096,
+    }
+}
+
+fn entry(node: u64) -> Entry {
+    Entry { node: NodeId(node), generation: 1, attr: attr(), entry_valid_ns: 1_500_000_000, attr_valid_ns: 7 }
+}
+
+const OPENED: Opened = Opened { fh: 0xabcd, keep_cache: true, cache_dir: false, direct_io: false, no_flush: true };
+
+fn fixed(expect: Expect, answer: &Reply) -> Vec<u8> {
+    match reply(6, expect, answer) {
+        Some(Outgoing::Fixed(fixed)) => fixed.as_bytes().to_vec(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn error_and_success_are_bare_headers() {
+    let bytes = error(1 << 63 | 6, Errno::ENOENT);
+    assert_eq!(bytes.as_bytes(), [16, 0, 0, 0, 0xfe, 0xff, 0xff, 0xff, 6, 0, 0, 0, 0, 0, 0, 0x80]);
+    assert_eq!(ok(6).as_bytes(), [16, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(notification(7).as_bytes(), [16, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn an_entry_is_laid_out_as_in_listings() {
+    let mut body = Vec::new();
+    dirent::put_entry(&mut body, &entry(77));
+    let bytes = fixed(Expect::Lookup, &Reply::Entry(entry(77)));
+    assert_eq!(&bytes[..4], [144, 0, 0, 0]);
+    assert_eq!(&bytes[16..], body);
+}
+
+#[test]
+fn a_created_file_is_an_entry_and_an_open() {
+    let bytes = fixed(Expect::Created { flags: 0 }, &Reply::Created(entry(77), OPENED));
+    assert_eq!(bytes.len(), 160);
+    assert_eq!(&bytes[144..], [0xcd, 0xab, 0, 0, 0, 0, 0, 0, 0x22, 0, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn a_negative_entry_answers_lookups_only() {
+    assert_eq!(&fixed(Expect::Lookup, &Reply::Entry(entry(0)))[16..24], [0; 8]);
+    assert!(reply(6, Expect::Entry, &Reply::Entry(entry(0))).is_none());
+    assert!(reply(6, Expect::Created { flags: 0 }, &Reply::Created(entry(0), OPENED)).is_none());
+}
+
+#[test]
+fn more_data_than_was_asked_for_is_no_answer() {
+    assert!(reply(6, Expect::Data { max: 10 }, &Reply::Data { len: 11 }).is_none());
+    assert!(reply(6, Expect::Listing { max: 10, plus: true }, &Reply::Data { len: 11 }).is_none());
+    assert!(reply(6, Expect::Written { max: 10 }, &Reply::Written { size: 11 }).is_none());
+    let Some(Outgoing::Payload { header, len: 10 }) = reply(6, Expect::Data { max: 10 }, &Reply::Data { len: 10 })
+    else {
+        panic!("not a payload");
+    };
+    assert_eq!(header.len, 26);
+}
+
+#[test]
+fn extended_attributes_by_size() {
+    assert_eq!(fixed(Expect::Xattr { size: 0 }, &Reply::XattrSize { size: 5 })[16..], [5, 0, 0, 0, 0, 0, 0, 0]);
+    let short = fixed(Expect::Xattr { size: 4 }, &Reply::Data { len: 5 });
+    assert_eq!(short, error(6, Errno::ERANGE).as_bytes());
+    assert!(reply(6, Expect::Xattr { size: 4 }, &Reply::XattrSize { size: 5 }).is_none());
+    assert_eq!(fixed(Expect::Xattr { size: 4 }, &Reply::Data { len: 0 }).len(), 16);
+}
+
+#[test]
+fn counts_offsets_and_space() {
+    assert_eq!(fixed(Expect::Copied, &Reply::Offset(9))[16..], [9, 0, 0, 0, 0, 0, 0, 0]);
+    assert!(reply(6, Expect::Copied, &Reply::Offset(1 << 32)).is_none());
+    assert_eq!(fixed(Expect::Offset, &Reply::Offset(1 << 32))[16..], [0, 0, 0, 0, 1, 0, 0, 0]);
+    let stat = FsStat { blocks: 1, bfree: 2, bavail: 3, files: 4, ffree: 5, bsize: 4096, namelen: 255 };
+    let bytes = fixed(Expect::StatFs, &Reply::StatFs(stat));
+    assert_eq!(bytes.len(), 96);
+    assert_eq!(&bytes[56..68], [0, 16, 0, 0, 255, 0, 0, 0, 0, 16, 0, 0]);
+}
+
+#[test]
+fn an_answer_to_another_question_is_none() {
+    assert!(reply(6, Expect::Attr, &Reply::Ok).is_none());
+    assert!(reply(6, Expect::Nothing, &Reply::Entry(entry(2))).is_none());
+    assert_eq!(fixed(Expect::Attr, &Reply::Error(Errno::ESTALE)), error(6, Errno::ESTALE).as_bytes());
+}

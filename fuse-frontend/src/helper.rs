@@ -1,0 +1,185 @@
+//! `mount.fuse.agentfs SOURCE DIR [-o OPTIONS]`, as mount(8) calls it; SOURCE is the branch.
+
+use crate::mount::{self, MountRequest};
+use crate::mounter;
+use crate::options::Options;
+use crate::serve;
+use shm_transport::control::client::{Client, ClientError};
+use shm_transport::control::holder;
+use shm_transport::control::paths::Paths;
+use shm_transport::control::{Command as Ask, ErrorCode, Failure};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[cfg(test)]
+mod tests;
+
+/// How long the daemon may take to serve.
+const READY_MAX: Duration = Duration::from_secs(30);
+/// How long a holder that was just started may take to listen.
+const LISTEN_MAX: Duration = Duration::from_secs(5);
+
+/// What mount(8) asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Request {
+    source: String,
+    dir: PathBuf,
+    options: Options,
+    /// `-f`: everything but the mount.
+    fake: bool,
+    /// `-v`.
+    verbose: bool,
+}
+
+/// Mounts.
+pub(crate) fn run(args: &[OsString]) -> Result<(), Failure> {
+    let request = parse(args)?;
+    let paths = Paths::resolve(
+        request.options.store.as_deref().or(variable("AGENTFS_STORE").as_deref()),
+        request.options.socket.as_deref().or(variable("AGENTFS_SOCKET").as_deref()),
+    )
+    .map_err(|e| Failure { code: ErrorCode::Usage, message: e.to_string(), hint: None })?;
+    let mountpoint = mount::check_mountpoint(&request.dir)?;
+    if let Some(base) = &request.options.base {
+        mount::check_apart(&mountpoint, base)?;
+    }
+    ensure_holder(&paths, &request.options.allow_base)?;
+    if request.options.base.is_some() {
+        make_branch(&paths, &request)?;
+    }
+    if request.fake {
+        return Ok(());
+    }
+    let root = nix::unistd::geteuid().is_root();
+    let options = &request.options;
+    let mount = MountRequest {
+        branch: request.source,
+        mountpoint,
+        read_only: options.read_only,
+        allow_other: options.allow_other.unwrap_or(root),
+        default_permissions: !options.no_default_permissions,
+        suid_dev: root && !options.no_suid_dev,
+        flags: options.flags.clone(),
+    };
+    let held = mounter::mount(&mount, &paths.socket, shm_transport::Geometry::default().slots)?;
+    if request.verbose {
+        tracing::info!(branch = %held.name.branch, mountpoint = %held.name.mountpoint.display(), "mounted");
+    }
+    Ok(())
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn usage(message: impl Into<String>) -> Failure {
+    Failure {
+        code: ErrorCode::Usage,
+        message: message.into(),
+        hint: Some("mount -t fuse.agentfs BRANCH DIR -o base=/some/dir,…".into()),
+    }
+}
+
+/// Flags may stand anywhere; those with a value take the next word or the rest of their own.
+fn parse(args: &[OsString]) -> Result<Request, Failure> {
+    let text =
+        |arg: &OsStr| arg.to_str().map(str::to_owned).ok_or_else(|| usage(format!("{} is not UTF-8", arg.display())));
+    let (mut request, mut sloppy, mut options) = (Request::default(), false, Vec::new());
+    let mut positional: Vec<OsString> = Vec::new();
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        let Some(flags) = arg.to_str().and_then(|arg| arg.strip_prefix('-')).filter(|flags| !flags.is_empty()) else {
+            positional.push(arg.clone());
+            continue;
+        };
+        for (at, letter) in flags.char_indices() {
+            match letter {
+                's' => sloppy = true,
+                'f' => request.fake = true,
+                'v' => request.verbose = true,
+                'n' | 'w' | 'i' => {}
+                'r' => request.options.read_only = true,
+                // -N: namespace, -t: type; both say nothing that we need.
+                'o' | 'N' | 't' => {
+                    let attached = flags.get(at + 1..).filter(|value| !value.is_empty()).map(str::to_owned);
+                    let value = match attached {
+                        Some(value) => value,
+                        None => text(rest.next().ok_or_else(|| usage(format!("-{letter} needs a value")))?)?,
+                    };
+                    if letter == 'o' {
+                        options.push(value);
+                    }
+                    break;
+                }
+                other => return Err(usage(format!("the flag -{other} is not known"))),
+            }
+        }
+    }
+    for option in options {
+        request.options.add(&option, sloppy)?;
+    }
+    let [source, dir] = positional.as_slice() else {
+        return Err(usage("a branch and a directory are needed"));
+    };
+    request.source = text(source)?;
+    request.dir = PathBuf::from(dir);
+    Ok(request)
+}
+
+/// Starts a holder if none runs, and waits until its daemon serves.
+fn ensure_holder(paths: &Paths, allow_base: &[PathBuf]) -> Result<(), Failure> {
+    if let Ok(mut client) = holder::Client::connect(&paths.socket) {
+        return client.await_daemon(READY_MAX).map(drop);
+    }
+    let failed = |e: std::io::Error| Failure {
+        code: ErrorCode::Internal,
+        message: format!("the holder cannot be started: {e}"),
+        hint: None,
+    };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(paths.log_dir()).map_err(failed)?;
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(paths.holder_log()).map_err(failed)?;
+    let mut command = Command::new(serve::own_executable());
+    command.arg("--hold").arg("--store").arg(&paths.store).arg("--socket").arg(&paths.socket);
+    for base in allow_base {
+        command.arg("--allow-base").arg(base);
+    }
+    let stdout = log.try_clone().map_err(failed)?;
+    command.stdin(Stdio::null()).stdout(stdout).stderr(log).spawn().map_err(failed)?;
+    let deadline = Instant::now() + LISTEN_MAX;
+    loop {
+        match holder::Client::connect(&paths.socket) {
+            Ok(mut client) => return client.await_daemon(READY_MAX).map(drop),
+            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            Err(e) => {
+                return Err(Failure {
+                    code: ErrorCode::Internal,
+                    message: format!("the holder was started and does not listen: {e}"),
+                    hint: Some(format!("its log is {}", paths.holder_log().display())),
+                });
+            }
+        }
+    }
+}
+
+fn make_branch(paths: &Paths, request: &Request) -> Result<(), Failure> {
+    let command = Ask::BranchCreate {
+        name: request.source.clone(),
+        base: request.options.base.clone(),
+        from: None,
+        frozen: request.options.frozen,
+        reuse: true,
+    };
+    let made = Client::connect(&paths.socket).and_then(|mut client| client.branch_create(command));
+    made.map(drop).map_err(|e| match e {
+        ClientError::Refused(failure) => failure,
+        ClientError::NotRunning { .. }
+        | ClientError::Connect { .. }
+        | ClientError::Line(_)
+        | ClientError::Closed
+        | ClientError::Data(_) => Failure { code: ErrorCode::Internal, message: e.to_string(), hint: None },
+    })
+}

@@ -1,0 +1,94 @@
+//! A child process that is started again when it dies.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+
+const BACK_OFF_MIN: Duration = Duration::from_millis(10);
+const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+/// A child that lived so long died of something new.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// The child and when to start the next one.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    child: Option<Child>,
+    started: Instant,
+    back_off: Duration,
+    /// When the next one is due; `None` for never.
+    due: Option<Instant>,
+    /// Deaths in a row before the child had settled.
+    pub(super) early_deaths: u32,
+    /// Starts after an unclean end.
+    pub(super) restarts: u64,
+}
+
+impl Keeper {
+    /// Due at once.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { child: None, started: now, back_off: BACK_OFF_MIN, due: Some(now), early_deaths: 0, restarts: 0 }
+    }
+
+    /// Process id while it runs.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.child.as_ref().and_then(|child| i32::try_from(child.id()).ok())
+    }
+
+    /// Whether to start one now.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.child.is_none() && self.due.is_some_and(|due| due <= now)
+    }
+
+    /// How long until one must be started.
+    pub(super) fn due_in(&self, now: Instant) -> Option<Duration> {
+        if self.child.is_some() { None } else { self.due.map(|due| due.saturating_duration_since(now)) }
+    }
+
+    /// One was started.
+    pub(super) fn runs(&mut self, child: Child, now: Instant) {
+        self.child = Some(child);
+        self.started = now;
+        self.due = None;
+    }
+
+    /// Its end, if it ended since the last look.
+    pub(super) fn reap(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().ok()??;
+        self.child = None;
+        Some(status)
+    }
+
+    /// It died, or could not be started: another one comes, at once if it had settled.
+    pub(super) fn again(&mut self, now: Instant) {
+        self.restarts += 1;
+        if now.duration_since(self.started) >= SETTLED {
+            self.back_off = BACK_OFF_MIN;
+            self.early_deaths = 0;
+            self.due = Some(now);
+        } else {
+            self.early_deaths += 1;
+            self.due = Some(now + self.back_off);
+            self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
+        }
+    }
+
+    /// Another one is wanted now, whatever happened before.
+    pub(super) fn at_once(&mut self, now: Instant) {
+        self.back_off = BACK_OFF_MIN;
+        self.early_deaths = 0;
+        self.due = Some(now);
+    }
+
+    /// None is wanted any more.
+    pub(super) fn never(&mut self) {
+        self.due = None;
+    }
+
+    /// Sends a signal to the child while it runs. It is not reaped yet, so the id is its own.
+    pub(super) fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid() {
+            kill(Pid::from_raw(pid), signal).ok();
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The daemon as the holder's child.
+
+use super::child::Keeper;
+use super::state::Shared;
+use crate::serve;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use shm_transport::control::paths::Paths;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Bytes of the log's end that explain a failed start.
+const LOG_TAIL: u64 = 4096;
+
+/// The daemon.
+#[derive(Debug)]
+pub(super) struct DaemonChild {
+    pub(super) keeper: Keeper,
+    /// It said that it serves.
+    pub(super) ready: bool,
+    /// It was told to end so that another one starts.
+    pub(super) replaced: bool,
+    /// Ready daemons so far.
+    pub(super) served: u64,
+    /// How the last one ended.
+    pub(super) last_end: Option<String>,
+    executable: PathBuf,
+}
+
+impl DaemonChild {
+    pub(super) fn new(own: &Path, now: Instant) -> Self {
+        Self {
+            keeper: Keeper::new(now),
+            ready: false,
+            replaced: false,
+            served: 0,
+            last_end: None,
+            executable: serve::sibling(own, "agentfsd"),
+        }
+    }
+
+    /// Starts one. The caller holds the lock under which all children are started.
+    pub(super) fn start(&mut self, paths: &Paths, allow_base: &[PathBuf], shared: &Arc<Shared>, now: Instant) {
+        match self.spawn(paths, allow_base, shared, now) {
+            Ok(pid) => tracing::info!(pid, "started the daemon"),
+            Err(error) => {
+                let executable = self.executable.display();
+                tracing::error!(%error, %executable, "the daemon cannot be started");
+                self.last_end = Some(format!("{executable} cannot be started: {error}"));
+                self.keeper.again(now);
+                shared.changed();
+            }
+        }
+    }
+
+    fn spawn(&mut self, paths: &Paths, allow_base: &[PathBuf], shared: &Arc<Shared>, now: Instant) -> io::Result<u32> {
+        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(paths.daemon_log())?;
+        let (ready, told) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        // The one descriptor that the daemon inherits by number.
+        fcntl(&told, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        let mut command = Command::new(&self.executable);
+        command.arg("--store").arg(&paths.store).arg("--socket").arg(&paths.socket);
+        for base in allow_base {
+            command.arg("--allow-base").arg(base);
+        }
+        command.arg("--ready-fd").arg(told.as_raw_fd().to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn()?;
+        drop(told);
+        let pid = child.id();
+        self.ready = false;
+        self.keeper.runs(child, now);
+        await_ready(ready, pid, shared)?;
+        Ok(pid)
+    }
+
+    /// It ended. Whether another one is to come is told by `wanted`.
+    pub(super) fn ended(&mut self, status: ExitStatus, wanted: bool, now: Instant) {
+        self.ready = false;
+        self.last_end = Some(status.to_string());
+        let replaced = std::mem::take(&mut self.replaced);
+        if !wanted {
+            self.keeper.never();
+        } else if replaced {
+            tracing::info!(%status, "the daemon ended to make place");
+            self.keeper.at_once(now);
+        } else if status.success() {
+            tracing::info!("the daemon was stopped; it stays so until it is asked for");
+            self.keeper.never();
+        } else {
+            tracing::warn!(%status, "the daemon died; starting another one");
+            self.keeper.again(now);
+        }
+    }
+}
+
+/// Waits for the daemon's word, beside everything else.
+fn await_ready(ready: OwnedFd, pid: u32, shared: &Arc<Shared>) -> io::Result<()> {
+    let shared = Arc::clone(shared);
+    let wait = move || {
+        let mut line = String::new();
+        let said = BufReader::new(File::from(ready).take(64)).read_line(&mut line);
+        if said.is_ok() && line.trim_end() == "ready" {
+            shared.daemon_is_ready(pid);
+        }
+    };
+    std::thread::Builder::new().name("ready".into()).spawn(wait)?;
+    Ok(())
+}
+
+/// The last lines of the daemon's log.
+pub(super) fn log_tail(log: &Path) -> String {
+    let tail = || -> io::Result<String> {
+        let len = fs::metadata(log)?.len();
+        let mut file = File::open(log)?;
+        file.seek(SeekFrom::Start(len.saturating_sub(LOG_TAIL)))?;
+        let mut bytes = Vec::new();
+        file.take(LOG_TAIL).read_to_end(&mut bytes)?;
+        let text = bytes.utf8_chunks().map(|chunk| chunk.valid()).collect::<String>();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        Ok(lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join("\n"))
+    };
+    tail().unwrap_or_default()
+}

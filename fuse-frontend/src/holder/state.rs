@@ -1,0 +1,350 @@
+//! What the holder holds, behind one lock.
+
+use super::HoldConfig;
+use super::daemon::{DaemonChild, log_tail};
+use super::mounts::{Fate, Mount};
+use crate::serve;
+use nix::sys::signal::Signal;
+use shm_transport::SessionFds;
+use shm_transport::control::client::Client;
+use shm_transport::control::holder::{HeldMount, MountName, Pong};
+use shm_transport::control::line::LineStream;
+use shm_transport::control::{Answer, ErrorCode, Failure};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Most mounts of one holder: five descriptors each.
+const MOUNTS_MAX: usize = 4096;
+/// How long a daemon may take to end before it is killed.
+const STOP_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for a daemon to serve, or for a frontend to attach.
+const READY_MAX: Duration = Duration::from_mins(1);
+/// Early deaths in a row after which a waiting client is told that the daemon does not start.
+const EARLY_DEATHS_MAX: u32 = 5;
+
+#[derive(Debug)]
+struct Stop {
+    /// When the daemon is killed if it still runs.
+    deadline: Instant,
+    /// Clients that shall be answered before the holder ends.
+    waiting: usize,
+    /// Frontends are ended, too.
+    force: bool,
+}
+
+#[derive(Debug)]
+struct State {
+    config: HoldConfig,
+    daemon: DaemonChild,
+    mounts: BTreeMap<u64, Mount>,
+    stop: Option<Stop>,
+}
+
+/// The state, and how to tell of its changes.
+#[derive(Debug)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    wake: UnixStream,
+    own: PathBuf,
+}
+
+fn refusal(code: ErrorCode, message: impl Into<String>, hint: Option<&str>) -> Failure {
+    Failure { code, message: message.into(), hint: hint.map(Into::into) }
+}
+
+impl Shared {
+    /// The daemon is due at once. `wake` is written to when the tending thread has something to do.
+    pub(super) fn new(config: HoldConfig, wake: UnixStream) -> Self {
+        let own = serve::own_executable();
+        let daemon = DaemonChild::new(&own, Instant::now());
+        let state = State { config, daemon, mounts: BTreeMap::new(), stop: None };
+        Self { state: Mutex::new(state), changed: Condvar::new(), wake, own }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a change, at most until `deadline`; `None` when that has passed.
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, deadline: Instant) -> Option<MutexGuard<'a, State>> {
+        let left = deadline.checked_duration_since(Instant::now())?;
+        Some(self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// Wakes everybody who waits for a change.
+    pub(super) fn changed(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Wakes the tending thread. A full socket wakes it anyway.
+    fn wake(&self) {
+        (&self.wake).write_all(&[0]).ok();
+    }
+
+    /// The daemon `pid` said that it serves.
+    pub(super) fn daemon_is_ready(&self, pid: u32) {
+        let mut state = self.lock();
+        if state.daemon.keeper.pid() == i32::try_from(pid).ok() {
+            state.daemon.ready = true;
+            state.daemon.served += 1;
+            state.daemon.keeper.early_deaths = 0;
+            tracing::info!(pid, "the daemon serves");
+        }
+        drop(state);
+        self.changed();
+    }
+
+    /// Reaps who died and starts who is due. Whether all is over, and when to look again.
+    pub(super) fn tend(self: &Arc<Self>) -> (bool, Option<Duration>) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let now = Instant::now();
+        if let Some(status) = state.daemon.keeper.reap() {
+            state.daemon.ended(status, state.stop.is_none(), now);
+        }
+        state.mounts.retain(|_, mount| match mount.keeper.reap() {
+            Some(status) => mount.ended(status, now) == Fate::Adopt,
+            None => true,
+        });
+        let mut over = false;
+        if let Some(stop) = &mut state.stop {
+            if stop.force {
+                // Reaped before the holder ends; a mount whose frontend is being started afresh just goes.
+                state.mounts.retain(|_, mount| mount.keeper.pid().is_some());
+                state.mounts.values().for_each(|mount| mount.keeper.signal(Signal::SIGKILL));
+            }
+            let running = state.daemon.keeper.pid().is_some();
+            if running && now >= stop.deadline {
+                state.daemon.keeper.signal(Signal::SIGKILL);
+                stop.deadline = now + STOP_MAX;
+            }
+            over = !running && stop.waiting == 0 && state.mounts.is_empty();
+        } else {
+            self.start_due(state, now);
+        }
+        let after = state
+            .mounts
+            .values()
+            .filter_map(|mount| mount.keeper.due_in(now))
+            .chain(state.daemon.keeper.due_in(now))
+            .chain(state.stop.as_ref().map(|stop| stop.deadline.saturating_duration_since(now)))
+            .min();
+        drop(guard);
+        self.changed();
+        (over, after)
+    }
+
+    fn start_due(self: &Arc<Self>, state: &mut State, now: Instant) {
+        let paths = &state.config.paths;
+        if state.daemon.keeper.is_due(now) {
+            state.daemon.start(paths, &state.config.allow_base, self, now);
+        }
+        for mount in state.mounts.values_mut().filter(|mount| mount.serving && mount.keeper.is_due(now)) {
+            // Nobody waits for the answer of a frontend that takes over; its log tells.
+            drop(mount.start(&self.own, &paths.store, &paths.socket, now));
+        }
+    }
+
+    /// The holder's state.
+    pub(super) fn pong(&self) -> Pong {
+        Self::pong_of(&self.lock())
+    }
+
+    fn pong_of(state: &State) -> Pong {
+        Pong {
+            pid: std::process::id().cast_signed(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            daemon_pid: state.daemon.keeper.pid(),
+            daemon_ready: state.daemon.ready,
+            daemon_restarts: state.daemon.keeper.restarts,
+            store: state.config.paths.store.clone(),
+            socket: state.config.paths.socket.clone(),
+            allow_base: state.config.allow_base.clone(),
+            mounts: state.mounts.len() as u64,
+        }
+    }
+
+    /// Every mount.
+    pub(super) fn mounts(&self) -> Vec<HeldMount> {
+        self.lock().mounts.values().map(Mount::held).collect()
+    }
+
+    /// Waits until the daemon serves; starts it if it was stopped.
+    pub(super) fn await_daemon(&self, timeout: Duration) -> Result<Pong, Failure> {
+        let state = self.lock();
+        self.await_ready(state, 0, timeout)
+    }
+
+    /// Waits until more than `served` daemons have been ready, the last one of them being alive.
+    fn await_ready(&self, mut state: MutexGuard<'_, State>, served: u64, timeout: Duration) -> Result<Pong, Failure> {
+        let now = Instant::now();
+        let deadline = now + timeout.min(READY_MAX);
+        if state.stop.is_none() && state.daemon.keeper.pid().is_none() && state.daemon.keeper.due_in(now).is_none() {
+            state.daemon.keeper.at_once(now);
+            self.wake();
+        }
+        loop {
+            if state.stop.is_some() {
+                return Err(refusal(ErrorCode::Busy, "the holder is stopping", Some("start it again afterwards")));
+            }
+            if state.daemon.ready && state.daemon.served > served {
+                return Ok(Self::pong_of(&state));
+            }
+            if state.daemon.keeper.early_deaths >= EARLY_DEATHS_MAX {
+                return Err(Self::does_not_start(&state));
+            }
+            let Some(later) = self.wait(state, deadline) else {
+                let message = "the daemon does not serve yet; it may still recover its store";
+                return Err(refusal(ErrorCode::Busy, message, Some("look into its log, agentfsd.log")));
+            };
+            state = later;
+        }
+    }
+
+    fn does_not_start(state: &State) -> Failure {
+        let end = state.daemon.last_end.as_deref().unwrap_or("it ended");
+        let tail = log_tail(&state.config.paths.daemon_log());
+        let message = if tail.is_empty() {
+            format!("the daemon does not start: {end}")
+        } else {
+            format!("the daemon does not start: {end}; its log ends:\n{tail}")
+        };
+        let hint = format!("the whole log is {}", state.config.paths.daemon_log().display());
+        refusal(ErrorCode::Store, message, Some(&hint))
+    }
+
+    /// Takes a mount in and waits until its first frontend has attached it to the daemon.
+    pub(super) fn adopt(&self, name: MountName, fuse: OwnedFd, session: SessionFds) -> Result<HeldMount, Failure> {
+        let key = name.session.0;
+        let answers = {
+            let mut guard = self.lock();
+            let state = &mut *guard;
+            if state.stop.is_some() {
+                return Err(refusal(ErrorCode::Busy, "the holder is stopping", Some("start it again afterwards")));
+            }
+            if state.mounts.contains_key(&key) || state.mounts.len() >= MOUNTS_MAX {
+                return Err(refusal(ErrorCode::Busy, "the session is held already, or too many are", None));
+            }
+            let now = Instant::now();
+            let paths = &state.config.paths;
+            let mut mount = Mount::new(name, fuse, session, now);
+            let answers = mount.start(&self.own, &paths.store, &paths.socket, now)?;
+            state.mounts.insert(key, mount);
+            answers
+        };
+        let told = first_word(answers);
+        let mut state = self.lock();
+        match (told, state.mounts.get_mut(&key)) {
+            (Ok(()), Some(mount)) => {
+                mount.serving = true;
+                Ok(mount.held())
+            }
+            (Ok(()), None) => Err(refusal(ErrorCode::Internal, "the frontend died at once", Some("see holder.log"))),
+            (Err(failure), mount) => {
+                if let Some(mount) = mount {
+                    mount.keeper.signal(Signal::SIGKILL);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Lets bases lie below one more directory, for which the daemon starts afresh.
+    pub(super) fn allow_base(&self, path: &Path) -> Result<Pong, Failure> {
+        if !path.is_absolute() || !path.is_dir() {
+            let message = format!("{} is not an existing directory with an absolute path", path.display());
+            return Err(refusal(ErrorCode::Usage, message, None));
+        }
+        // What the daemon allows now, its defaults included, stays allowed.
+        let socket = self.lock().config.paths.socket.clone();
+        let now_allowed = Client::connect(&socket)
+            .and_then(|mut client| {
+                client
+                    .set_timeout(Some(STOP_MAX))
+                    .map_err(|e| shm_transport::control::client::ClientError::Line(e.into()))?;
+                client.status()
+            })
+            .map(|status| status.allow_base)
+            .unwrap_or_default();
+        let mut state = self.lock();
+        for allowed in now_allowed.into_iter().chain([path.to_owned()]) {
+            if !state.config.allow_base.contains(&allowed) {
+                state.config.allow_base.push(allowed);
+            }
+        }
+        let served = state.daemon.served;
+        if state.daemon.keeper.pid().is_some() {
+            state.daemon.ready = false;
+            state.daemon.replaced = true;
+            state.daemon.keeper.signal(Signal::SIGTERM);
+        }
+        self.await_ready(state, served, READY_MAX)
+    }
+
+    /// Begins to stop everything. The tending thread does the rest.
+    pub(super) fn begin_stop(&self, force: bool) -> Result<(), Failure> {
+        self.begin_stop_for(force, 0)
+    }
+
+    fn begin_stop_for(&self, force: bool, clients: usize) -> Result<(), Failure> {
+        let mut state = self.lock();
+        if !state.mounts.is_empty() && !force {
+            let places: Vec<String> =
+                state.mounts.values().map(|mount| mount.name.mountpoint.display().to_string()).collect();
+            let message = format!("{} mount(s) live: {}", places.len(), places.join(", "));
+            return Err(refusal(ErrorCode::Busy, message, Some("unmount them first: agentfs umount DIR")));
+        }
+        if state.stop.is_none() {
+            state.stop = Some(Stop { deadline: Instant::now() + STOP_MAX, waiting: 0, force });
+            state.daemon.keeper.never();
+            state.daemon.keeper.signal(Signal::SIGTERM);
+        }
+        if let Some(stop) = &mut state.stop {
+            stop.waiting += clients;
+        }
+        drop(state);
+        self.wake();
+        Ok(())
+    }
+
+    /// Stops everything, and waits until the daemon has ended. The holder itself ends when the caller
+    /// says [`Self::stop_was_answered`].
+    pub(super) fn stop(&self, force: bool) -> Result<(), Failure> {
+        self.begin_stop_for(force, 1)?;
+        let mut state = self.lock();
+        let deadline = Instant::now() + STOP_MAX * 2;
+        while state.daemon.keeper.pid().is_some() {
+            let Some(later) = self.wait(state, deadline) else { break };
+            state = later;
+        }
+        Ok(())
+    }
+
+    /// A client that waited in [`Self::stop`] has its answer.
+    pub(super) fn stop_was_answered(&self) {
+        if let Some(stop) = &mut self.lock().stop {
+            stop.waiting = stop.waiting.saturating_sub(1);
+        }
+        self.wake();
+    }
+}
+
+/// What a new frontend says of its first attach.
+fn first_word(mut answers: LineStream) -> Result<(), Failure> {
+    let unheard = |why: String| {
+        let message = format!("the frontend does not serve: {why}");
+        refusal(ErrorCode::Internal, message, Some("see holder.log and agentfsd.log in the store's log directory"))
+    };
+    answers.set_timeout(Some(READY_MAX)).map_err(|e| unheard(e.to_string()))?;
+    let line = answers.read().map_err(|e| unheard(e.to_string()))?.ok_or_else(|| unheard("it ended".into()))?;
+    match line.parse::<Answer>().map_err(|e| unheard(e.to_string()))? {
+        Answer::Ok(_) => Ok(()),
+        Answer::Error(failure) => Err(failure),
+    }
+}

@@ -1,0 +1,137 @@
+//! `-o` options as mount(8) and fstab give them.
+
+use crate::mount::MountFlag;
+use shm_transport::control::{ErrorCode, Failure};
+use std::path::PathBuf;
+
+#[cfg(test)]
+mod tests;
+
+/// Everything that `-o` can say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// `base=DIR`: make the branch from this directory if there is none yet.
+    pub(crate) base: Option<PathBuf>,
+    /// `frozen`: nobody edits the base.
+    pub(crate) frozen: bool,
+    /// `store=DIR`.
+    pub(crate) store: Option<PathBuf>,
+    /// `socket=PATH`.
+    pub(crate) socket: Option<PathBuf>,
+    /// `allow_base=DIR`, repeatable.
+    pub(crate) allow_base: Vec<PathBuf>,
+    /// `ro`.
+    pub(crate) read_only: bool,
+    /// `allow_other`; `None` leaves it to the caller's rights.
+    pub(crate) allow_other: Option<bool>,
+    /// `no_default_permissions` switches the kernel's checks off.
+    pub(crate) no_default_permissions: bool,
+    /// `nosuid` or `nodev`.
+    pub(crate) no_suid_dev: bool,
+    /// Passed on.
+    pub(crate) flags: Vec<MountFlag>,
+}
+
+/// Options that say something to others than us.
+const IGNORED: &[&str] = &[
+    "rw",
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "nousers",
+    "owner",
+    "group",
+    "nofail",
+    "_netdev",
+    "exec",
+    "suid",
+    "dev",
+    "async",
+    "atime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "diratime",
+    "nodiratime",
+    "lazytime",
+    "nolazytime",
+    "loud",
+    "silent",
+    "nonempty",
+    "default_permissions",
+    "remount",
+];
+
+/// Splits at commas; `\,` is a comma and `\\` a backslash within a value.
+fn split(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (c, parts.last_mut()) {
+            (',', _) => parts.push(String::new()),
+            ('\\', Some(last)) => last.push(chars.next().unwrap_or('\\')),
+            (c, Some(last)) => last.push(c),
+            (_, None) => {}
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+impl Options {
+    /// Adds the options of one `-o`. With `sloppy`, unknown ones are passed over.
+    pub(crate) fn add(&mut self, text: &str, sloppy: bool) -> Result<(), Failure> {
+        for option in split(text) {
+            let (name, value) = option.split_once('=').map_or((option.as_str(), None), |(n, v)| (n, Some(v)));
+            if !self.take(name, value)? && !sloppy {
+                return Err(usage(format!("the mount option {option:?} is not known")));
+            }
+        }
+        Ok(())
+    }
+
+    /// `false` for an unknown option.
+    fn take(&mut self, name: &str, value: Option<&str>) -> Result<bool, Failure> {
+        let path = || match value {
+            Some(value) if value.starts_with('/') => Ok(PathBuf::from(value)),
+            _ => Err(usage(format!("the mount option {name} needs an absolute path: {name}=/some/path"))),
+        };
+        match name {
+            "base" => self.base = Some(path()?),
+            "store" => self.store = Some(path()?),
+            "socket" => self.socket = Some(path()?),
+            "allow_base" => self.allow_base.push(path()?),
+            "frozen" => self.frozen = true,
+            "ro" => self.read_only = true,
+            "rw" => self.read_only = false,
+            "allow_other" => self.allow_other = Some(true),
+            "noallow_other" => self.allow_other = Some(false),
+            "no_default_permissions" => self.no_default_permissions = true,
+            "nosuid" | "nodev" => self.no_suid_dev = true,
+            "noexec" => self.flags.push(MountFlag::NoExec),
+            "noatime" => self.flags.push(MountFlag::NoAtime),
+            "sync" => self.flags.push(MountFlag::Sync),
+            "dirsync" => self.flags.push(MountFlag::DirSync),
+            _ => {
+                let foreign = name.starts_with("x-") || name.starts_with("X-") || name == "comment";
+                return Ok(foreign || IGNORED.contains(&name));
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn usage(message: String) -> Failure {
+    Failure {
+        code: ErrorCode::Usage,
+        message,
+        hint: Some(
+            "known are base=, frozen, store=, socket=, allow_base=, ro, allow_other, no_default_permissions and the \
+             flags of mount(8)"
+                .into(),
+        ),
+    }
+}

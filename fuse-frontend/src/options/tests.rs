@@ -1,0 +1,37 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+use super::*;
+
+#[test]
+fn an_fstab_line() {
+    let mut options = Options::default();
+    options
+        .add("rw,noauto,nofail,x-systemd.automount,base=/srv/a\\,b,store=/var/s,allow_other,noatime", false)
+        .unwrap();
+    let wanted = Options {
+        base: Some("/srv/a,b".into()),
+        store: Some("/var/s".into()),
+        allow_other: Some(true),
+        flags: vec![MountFlag::NoAtime],
+        ..Options::default()
+    };
+    assert_eq!(options, wanted);
+}
+
+#[test]
+fn later_options_win() {
+    let mut options = Options::default();
+    options.add("ro,nosuid", false).unwrap();
+    options.add("rw", false).unwrap();
+    assert!(!options.read_only);
+    assert!(options.no_suid_dev);
+}
+
+#[test]
+fn unknown_options_are_told_or_passed_over() {
+    let mut options = Options::default();
+    let failure = options.add("bases=/x", false).unwrap_err();
+    assert!(failure.message.contains("bases=/x"), "{}", failure.message);
+    assert!(options.add("bases=/x", true).is_ok());
+    assert!(options.add("base=relative", true).is_err());
+    assert!(options.add("base", true).is_err());
+}

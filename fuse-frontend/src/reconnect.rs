@@ -1,0 +1,192 @@
+//! The daemon over shared memory, that may die and come back. While it is away requests wait in their
+//! slots; when one is back it gets the same region again, in the next epoch, with everything under way.
+
+use crate::session::{Daemon, LeftBehind};
+use shm_transport::control::client::{Client, ClientError};
+use shm_transport::control::holder::MountName;
+use shm_transport::control::{ErrorCode, Failure};
+use shm_transport::handshake::{self, Attach, Connection};
+use shm_transport::{SessionFds, ShmTransport, TransportError};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const BACK_OFF_MIN: Duration = Duration::from_millis(5);
+const BACK_OFF_MAX: Duration = Duration::from_millis(200);
+/// How long an unmounted frontend tries to tell a daemon that is away.
+const DETACH_MAX: Duration = Duration::from_secs(5);
+
+/// Who is told of the first attach: the holder, and through it whoever mounts.
+pub(crate) type FirstAttach = Box<dyn FnOnce(Result<i32, Failure>)>;
+
+/// The daemon's side of one mount.
+pub(crate) struct ShmDaemon {
+    transport: ShmTransport,
+    fds: SessionFds,
+    mount: MountName,
+    socket: PathBuf,
+    connection: Option<Connection>,
+    next_try: Instant,
+    back_off: Duration,
+    /// The last complaint, so that each is logged once.
+    complaint: String,
+    first: Option<FirstAttach>,
+}
+
+impl ShmDaemon {
+    /// Not yet attached.
+    pub(crate) fn new(
+        mount: MountName,
+        socket: PathBuf,
+        fds: SessionFds,
+        first: FirstAttach,
+    ) -> Result<Self, TransportError> {
+        let transport = ShmTransport::attach(&fds)?
+            .into_iter()
+            .next()
+            .ok_or(TransportError::Protocol { rule: "a region has at least one queue pair" })?;
+        Ok(Self {
+            transport,
+            fds,
+            mount,
+            socket,
+            connection: None,
+            next_try: Instant::now(),
+            back_off: BACK_OFF_MIN,
+            complaint: String::new(),
+            first: Some(first),
+        })
+    }
+
+    /// The incarnation that the region is in.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.transport.epoch()
+    }
+
+    fn attach(&mut self) -> Result<Connection, ClientError> {
+        // The epoch must not move on while nobody listens: an earlier look is cheap.
+        drop(Client::connect(&self.socket)?);
+        let epoch = self.transport.reset_for_new_daemon().map_err(|e| {
+            ClientError::Refused(Failure {
+                code: ErrorCode::Internal,
+                message: format!("the region cannot be made ready for a daemon: {e}"),
+                hint: None,
+            })
+        })?;
+        let attach = Attach {
+            session: self.mount.session,
+            branch: self.mount.branch.clone(),
+            mountpoint: self.mount.mountpoint.clone(),
+            read_only: self.mount.read_only,
+            epoch,
+        };
+        handshake::attach(&self.socket, &attach, &self.fds)
+    }
+
+    /// Tells whoever mounts that it will not work.
+    fn refuse_first(&mut self, error: &ClientError) {
+        if handshake::is_transient(error) {
+            return;
+        }
+        if let Some(first) = self.first.take() {
+            first(Err(if let ClientError::Refused(failure) = error {
+                failure.clone()
+            } else {
+                Failure { code: ErrorCode::Internal, message: error.to_string(), hint: None }
+            }));
+        }
+    }
+}
+
+impl Daemon for ShmDaemon {
+    type Transport = ShmTransport;
+
+    fn transport(&mut self) -> &mut ShmTransport {
+        &mut self.transport
+    }
+
+    fn transport_ref(&self) -> &ShmTransport {
+        &self.transport
+    }
+
+    fn slots(&self) -> usize {
+        self.transport.slots()
+    }
+
+    fn left_behind(&self) -> Vec<LeftBehind> {
+        let under_way = self.transport.in_flight_ids().into_iter();
+        under_way.map(|(id, slot)| LeftBehind { id, slot, request: self.transport.request_in(slot) }).collect()
+    }
+
+    fn connection(&self) -> Option<BorrowedFd<'_>> {
+        self.connection.as_ref().map(AsFd::as_fd)
+    }
+
+    fn lose(&mut self, why: &str) {
+        if self.connection.take().is_some() {
+            tracing::warn!(why, "the daemon is gone; requests wait for the next one");
+            self.next_try = Instant::now();
+            self.back_off = BACK_OFF_MIN;
+        }
+    }
+
+    fn retry_in(&self) -> Option<Duration> {
+        match self.connection {
+            Some(_) => None,
+            None => Some(self.next_try.saturating_duration_since(Instant::now())),
+        }
+    }
+
+    fn retry(&mut self) -> bool {
+        match self.attach() {
+            Ok(connection) => {
+                tracing::info!(
+                    daemon = connection.daemon_pid,
+                    epoch = self.transport.epoch(),
+                    "attached to the daemon"
+                );
+                self.back_off = BACK_OFF_MIN;
+                self.complaint.clear();
+                if let Some(first) = self.first.take() {
+                    first(Ok(connection.daemon_pid));
+                }
+                self.connection = Some(connection);
+                true
+            }
+            Err(error) => {
+                let complaint = error.to_string();
+                if complaint != self.complaint {
+                    tracing::warn!(%error, "cannot attach to the daemon; trying on");
+                    self.complaint = complaint;
+                }
+                self.refuse_first(&error);
+                self.next_try = Instant::now() + self.back_off;
+                self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
+                false
+            }
+        }
+    }
+
+    fn detach(&mut self) {
+        self.connection = None;
+        let end = Instant::now() + DETACH_MAX;
+        let mut back_off = BACK_OFF_MIN;
+        loop {
+            let told = Client::connect(&self.socket).and_then(|mut client| {
+                client.set_timeout(Some(DETACH_MAX)).map_err(|e| ClientError::Line(e.into()))?;
+                client.detach(self.mount.session)
+            });
+            match told {
+                Ok(()) => return,
+                Err(e) if handshake::is_transient(&e) && Instant::now() + back_off < end => {
+                    std::thread::sleep(back_off);
+                    back_off = (back_off * 2).min(BACK_OFF_MAX);
+                }
+                Err(e) => {
+                    tracing::warn!(error = %e, "the daemon could not be told that the mount is gone");
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! `--serve`: the frontend proper. The holder starts it with a socket as standard input, over which the
+//! mount's descriptors come, and the first attach is told.
+
+use crate::channel::Channel;
+use crate::reconnect::{FirstAttach, ShmDaemon};
+use crate::session::Session;
+use shm_transport::control::holder::{MOUNT_FDS, MountName};
+use shm_transport::control::line::LineStream;
+use shm_transport::control::{Answer, ErrorCode, Failure};
+use shm_transport::{LookupTable, SessionFds};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+/// What the holder says to a frontend, with the descriptors of the mount beside it.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Hello {
+    /// The mount.
+    pub(crate) mount: MountName,
+    /// Where the daemon listens.
+    pub(crate) socket: PathBuf,
+    /// Nobody served the mount before: if the daemon refuses it, it shall not stay.
+    pub(crate) first: bool,
+}
+
+/// Exit status of a frontend whose mount the daemon refused.
+const REFUSED: i32 = 3;
+
+/// Why a frontend cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    /// Not started by a holder.
+    #[error("--serve is started by the holder, with a socket as standard input: {0}")]
+    NoHello(String),
+    /// The region or the table is not usable.
+    #[error("the session's shared memory cannot be taken over: {0}")]
+    Session(String),
+    /// The system refused something.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Serves until the mount is gone.
+pub(crate) fn serve() -> Result<(), ServeError> {
+    let mut lines = LineStream::new(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?));
+    let line = lines.read().map_err(|e| ServeError::NoHello(e.to_string()))?;
+    let line = line.ok_or_else(|| ServeError::NoHello("it ended".into()))?;
+    let hello: Hello = line.parse().map_err(|e| ServeError::NoHello(e.to_string()))?;
+    let (fuse, fds) = split(line.fds)?;
+    let span = tracing::info_span!("mount", session = %hello.mount.session, branch = %hello.mount.branch);
+    let _entered = span.enter();
+    let counts = LookupTable::open(fds.table.try_clone()?)?;
+    let kernel = Channel::new(fuse)?;
+    let first = first_attach(lines, hello.first);
+    let daemon =
+        ShmDaemon::new(hello.mount, hello.socket, fds, first).map_err(|e| ServeError::Session(e.to_string()))?;
+    let incarnation = daemon.epoch().wrapping_add(1);
+    Session::adopt(kernel, daemon, counts, incarnation)?.run()?;
+    Ok(())
+}
+
+fn split(fds: Vec<OwnedFd>) -> Result<(OwnedFd, SessionFds), ServeError> {
+    let count = fds.len();
+    let wrong = || ServeError::NoHello(format!("{count} descriptors came, {MOUNT_FDS} are a mount"));
+    let mut fds = fds.into_iter();
+    let fuse = fds.next().ok_or_else(wrong)?;
+    let session = SessionFds::from_row(fds.collect()).ok_or_else(wrong)?;
+    Ok((fuse, session))
+}
+
+fn first_attach(mut lines: LineStream, first: bool) -> FirstAttach {
+    Box::new(move |attached| {
+        let answer = match &attached {
+            Ok(daemon_pid) => Answer::Ok(serde_json::json!({ "daemon_pid": daemon_pid })),
+            Err(failure) => Answer::Error(failure.clone()),
+        };
+        if let Err(error) = lines.write(&answer) {
+            tracing::debug!(%error, "nobody waits for the first attach");
+        }
+        if first && attached.is_err() {
+            // Nobody has used the mount yet: the mounter unmounts it again.
+            std::process::exit(REFUSED);
+        }
+    })
+}
+
+/// Sends the mount to a frontend that was just started.
+pub(crate) fn hand_over(
+    stream: UnixStream,
+    hello: &Hello,
+    fuse: &OwnedFd,
+    session: &SessionFds,
+) -> Result<LineStream, Failure> {
+    let mut row = vec![fuse.as_fd()];
+    row.extend(session.row());
+    let mut lines = LineStream::new(stream);
+    lines.write_with(hello, &row).map_err(|e| Failure {
+        code: ErrorCode::Internal,
+        message: format!("the mount cannot be handed to its frontend: {e}"),
+        hint: None,
+    })?;
+    Ok(lines)
+}
+
+/// The executable itself, for starting another of it.
+pub(crate) fn own_executable() -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("agentfs-fuse"))
+}
+
+/// A program of ours: beside this one, or else in `PATH`.
+pub(crate) fn sibling(own: &Path, name: &str) -> PathBuf {
+    let beside = own.with_file_name(name);
+    if beside.is_file() { beside } else { PathBuf::from(name) }
+}

@@ -1,0 +1,72 @@
+//! `agentfs-harness`: benchmarks, and the child programs of the tests.
+#![forbid(unsafe_code)]
+
+use clap::{Parser, Subcommand};
+use harness::{bench, probe, suites};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Benchmarks and proofs of AgentFS. The suites run under `cargo test -p harness`.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the test suites and what each proves.
+    List,
+    /// Measure a branch mount against the host directory on one fresh file system.
+    Bench(bench::Options),
+    /// A child program of a test.
+    #[command(hide = true, subcommand)]
+    Probe(Probe),
+}
+
+#[derive(Debug, Subcommand)]
+enum Probe {
+    /// Run one operation and print its errno by name, or OK.
+    Errno {
+        /// The operation.
+        op: String,
+        /// Its paths.
+        paths: Vec<PathBuf>,
+    },
+    /// Change a directory until told to stop, checking every operation.
+    Churn {
+        /// The directory, empty.
+        dir: PathBuf,
+        /// Directory outside of the mount for `stop`, `progress` and `model`.
+        control: PathBuf,
+        /// Seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+}
+
+#[expect(clippy::print_stdout, reason = "its output is the purpose of a command")]
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::List => {
+            for (name, promise) in suites::SUITES {
+                println!("{name:14} {promise}");
+            }
+            Ok(())
+        }
+        Command::Bench(options) => bench::run(&options),
+        Command::Probe(Probe::Errno { op, paths }) => probe::errno(&op, &paths).map(|name| println!("{name}")),
+        Command::Probe(Probe::Churn { dir, control, seed }) => {
+            probe::churn::churn(&probe::churn::Churn { dir, control, seed })
+                .map(|operations| println!("{operations} operations"))
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("agentfs-harness: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

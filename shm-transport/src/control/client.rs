@@ -1,0 +1,192 @@
+//! A client of the daemon's control socket.
+
+use super::line::{LineError, LineStream, Peer};
+use super::{
+    Answer, BranchInfo, Call, Command, CommitPlan, Diff, Failure, MountInfo, Removed, SnapshotInfo, Status, VERSION,
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Why a call has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No daemon listens.
+    #[error("no AgentFS daemon listens on {}: {source}", socket.display())]
+    NotRunning {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The socket is there and cannot be used.
+    #[error("cannot connect to the AgentFS daemon on {}: {source}", socket.display())]
+    Connect {
+        /// The socket.
+        socket: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The connection failed in the middle, perhaps because the daemon ended.
+    #[error(transparent)]
+    Line(#[from] LineError),
+    /// The daemon closed the connection without an answer.
+    #[error("the AgentFS daemon closed the connection without an answer")]
+    Closed,
+    /// The answer's data is not what it should be: another release.
+    #[error("the AgentFS daemon's answer is not understood (is it of another release?): {0}")]
+    Data(serde_json::Error),
+    /// The daemon refused; code and hint stand in it.
+    #[error("{0}")]
+    Refused(Failure),
+}
+
+impl ClientError {
+    /// Whether no daemon runs at all, so that starting one would help.
+    pub fn is_not_running(&self) -> bool {
+        matches!(self, Self::NotRunning { .. })
+    }
+}
+
+/// A connection to the daemon. One call at a time.
+#[derive(Debug)]
+pub struct Client {
+    lines: LineStream,
+}
+
+impl Client {
+    /// Connects to the daemon's socket.
+    pub fn connect(socket: &Path) -> Result<Self, ClientError> {
+        let stream = UnixStream::connect(socket).map_err(|source| {
+            let socket = socket.to_owned();
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
+                ClientError::NotRunning { socket, source }
+            } else {
+                ClientError::Connect { socket, source }
+            }
+        })?;
+        let refuse = |source| ClientError::Connect { socket: socket.to_owned(), source };
+        // In a directory like /tmp anybody could have put a socket of that name before us.
+        if !Peer::of(&stream).map_err(refuse)?.is_own_or_root() && !nix::unistd::geteuid().is_root() {
+            return Err(refuse(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user")));
+        }
+        Ok(Self { lines: LineStream::new(stream) })
+    }
+
+    /// Longest wait for one answer; `None` (the default) waits for ever.
+    pub fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.lines.set_timeout(timeout)
+    }
+
+    /// Asks, and waits for the answer's data.
+    pub fn call(&mut self, command: Command) -> Result<Value, ClientError> {
+        self.call_with(command, &[])
+    }
+
+    /// As [`Self::call`], with descriptors beside the line.
+    pub fn call_with(&mut self, command: Command, fds: &[BorrowedFd<'_>]) -> Result<Value, ClientError> {
+        self.lines.write_with(&Call { v: VERSION, command }, fds)?;
+        let line = self.lines.read()?.ok_or(ClientError::Closed)?;
+        match line.parse()? {
+            Answer::Ok(value) => Ok(value),
+            Answer::Error(failure) => Err(ClientError::Refused(failure)),
+        }
+    }
+
+    /// As [`Self::call`], with the data as its type.
+    pub fn ask<T: DeserializeOwned>(&mut self, command: Command) -> Result<T, ClientError> {
+        serde_json::from_value(self.call(command)?).map_err(ClientError::Data)
+    }
+
+    /// [`Command::Status`].
+    pub fn status(&mut self) -> Result<Status, ClientError> {
+        self.ask(Command::Status)
+    }
+
+    /// [`Command::Shutdown`].
+    pub fn shutdown(&mut self) -> Result<(), ClientError> {
+        self.call(Command::Shutdown).map(drop)
+    }
+
+    /// [`Command::BranchCreate`].
+    pub fn branch_create(&mut self, command: Command) -> Result<BranchInfo, ClientError> {
+        self.ask(command)
+    }
+
+    /// [`Command::BranchList`].
+    pub fn branch_list(&mut self) -> Result<Vec<BranchInfo>, ClientError> {
+        self.ask(Command::BranchList)
+    }
+
+    /// [`Command::BranchShow`].
+    pub fn branch_show(&mut self, name: &str) -> Result<BranchInfo, ClientError> {
+        self.ask(Command::BranchShow { name: name.into() })
+    }
+
+    /// [`Command::BranchDelete`].
+    pub fn branch_delete(&mut self, name: &str, dry_run: bool) -> Result<Removed, ClientError> {
+        self.ask(Command::BranchDelete { name: name.into(), dry_run })
+    }
+
+    /// [`Command::SnapshotCreate`].
+    pub fn snapshot_create(&mut self, branch: &str, name: &str) -> Result<SnapshotInfo, ClientError> {
+        self.ask(Command::SnapshotCreate { branch: branch.into(), name: name.into() })
+    }
+
+    /// [`Command::SnapshotList`].
+    pub fn snapshot_list(&mut self, branch: Option<&str>) -> Result<Vec<SnapshotInfo>, ClientError> {
+        self.ask(Command::SnapshotList { branch: branch.map(Into::into) })
+    }
+
+    /// [`Command::SnapshotDelete`].
+    pub fn snapshot_delete(&mut self, branch: &str, name: &str, dry_run: bool) -> Result<Value, ClientError> {
+        self.call(Command::SnapshotDelete { branch: branch.into(), name: name.into(), dry_run })
+    }
+
+    /// [`Command::Diff`]: the changes from `skip` on, at most `limit`.
+    pub fn diff(&mut self, branch: &str, limit: u32, skip: u64) -> Result<Diff, ClientError> {
+        self.ask(Command::Diff { branch: branch.into(), limit, skip })
+    }
+
+    /// [`Command::CommitPrepare`].
+    pub fn commit_prepare(&mut self, branch: &str, dry_run: bool) -> Result<CommitPlan, ClientError> {
+        self.ask(Command::CommitPrepare { branch: branch.into(), dry_run })
+    }
+
+    /// [`Command::CommitFinish`].
+    pub fn commit_finish(&mut self, id: u64) -> Result<(), ClientError> {
+        self.call(Command::CommitFinish { id }).map(drop)
+    }
+
+    /// [`Command::CommitAbort`].
+    pub fn commit_abort(&mut self, id: u64) -> Result<(), ClientError> {
+        self.call(Command::CommitAbort { id }).map(drop)
+    }
+
+    /// [`Command::CommitPending`].
+    pub fn commit_pending(&mut self) -> Result<Vec<CommitPlan>, ClientError> {
+        self.ask(Command::CommitPending)
+    }
+
+    /// [`Command::Mounts`].
+    pub fn mounts(&mut self) -> Result<Vec<MountInfo>, ClientError> {
+        self.ask(Command::Mounts)
+    }
+
+    /// [`Command::Detach`].
+    pub fn detach(&mut self, session: crate::wire::SessionId) -> Result<(), ClientError> {
+        self.call(Command::Detach { session }).map(drop)
+    }
+
+    /// The socket: after an attach it carries no more lines.
+    pub fn into_stream(self) -> UnixStream {
+        self.lines.into_stream()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,50 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+use super::*;
+use crate::control::ErrorCode;
+use serde_json::json;
+use std::os::unix::net::UnixListener;
+
+/// A daemon that answers one connection's lines by `answers`, in order, then closes.
+fn daemon(answers: Vec<Answer>) -> (tempfile::TempDir, PathBuf, std::thread::JoinHandle<Vec<Value>>) {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let thread = std::thread::spawn(move || {
+        let mut lines = LineStream::new(listener.accept().unwrap().0);
+        let mut asked = Vec::new();
+        for answer in answers {
+            asked.push(lines.read().unwrap().unwrap().parse().unwrap());
+            lines.write(&answer).unwrap();
+        }
+        asked
+    });
+    (dir, socket, thread)
+}
+
+#[test]
+fn calls_get_their_answers() {
+    let failure = Failure { code: ErrorCode::NotFound, message: "no branch x".into(), hint: None };
+    let (_dir, socket, thread) =
+        daemon(vec![Answer::Ok(json!([])), Answer::Error(failure), Answer::Ok(json!({"odd": 1}))]);
+    let mut client = Client::connect(&socket).unwrap();
+    assert!(client.mounts().unwrap().is_empty());
+    let ClientError::Refused(refused) = client.branch_show("x").unwrap_err() else { panic!("not refused") };
+    assert_eq!(refused.code, ErrorCode::NotFound);
+    assert!(matches!(client.status(), Err(ClientError::Data(_))));
+    let asked = thread.join().unwrap();
+    assert_eq!(asked[0], json!({"v": 1, "op": "mounts"}));
+    assert_eq!(asked[1], json!({"v": 1, "op": "branch-show", "name": "x"}));
+    assert!(matches!(client.status(), Err(ClientError::Closed | ClientError::Line(_))));
+}
+
+#[test]
+fn no_daemon_is_told_from_other_failures() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Client::connect(&dir.path().join("none")).unwrap_err();
+    assert!(error.is_not_running(), "{error}");
+    let stale = dir.path().join("stale");
+    drop(UnixListener::bind(&stale).unwrap());
+    assert!(Client::connect(&stale).unwrap_err().is_not_running());
+    let long = dir.path().join("x".repeat(200));
+    assert!(!Client::connect(&long).unwrap_err().is_not_running());
+}

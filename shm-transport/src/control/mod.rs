@@ -1,0 +1,485 @@
+//! The control protocol: one JSON object a line over the daemon's Unix socket.
+//!
+//! A client sends [`Call`] lines and gets one [`Answer`] line for each, in order. The first line of a
+//! mount's frontend is [`Command::Attach`], with its file descriptors beside it (`SCM_RIGHTS`); that
+//! connection then carries no more lines and its end means that one side died.
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod escape;
+pub mod holder;
+pub mod line;
+pub mod paths;
+
+use crate::wire::SessionId;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Version of this protocol. A server refuses another one with [`ErrorCode::Version`].
+pub const VERSION: u32 = 1;
+/// Longest line either side accepts, in bytes.
+pub const LINE_MAX: usize = 1 << 20;
+
+/// One request line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Call {
+    /// [`VERSION`].
+    pub v: u32,
+    /// What to do.
+    #[serde(flatten)]
+    pub command: Command,
+}
+
+/// What a client may ask for. `op` names it on the wire, e.g. `{"v":1,"op":"branch-create",...}`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum Command {
+    /// The daemon's state. Data: [`Status`].
+    Status,
+    /// Stop cleanly after running requests are done. Data: null.
+    Shutdown,
+    /// Make a branch. Data: [`BranchInfo`].
+    BranchCreate {
+        /// Its name.
+        name: String,
+        /// A base directory, absolute; none for an empty root.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        base: Option<PathBuf>,
+        /// `BRANCH`, or `BRANCH@SNAPSHOT`, or a snapshot's name where it is unambiguous.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
+        /// Nobody edits the base while branches of it live: attributes may be cached for long.
+        #[serde(default)]
+        frozen: bool,
+        /// Answer with the existing branch when one of this name and the same base exists.
+        #[serde(default)]
+        reuse: bool,
+    },
+    /// All branches. Data: list of [`BranchInfo`].
+    BranchList,
+    /// One branch. Data: [`BranchInfo`].
+    BranchShow {
+        /// Its name.
+        name: String,
+    },
+    /// Delete a branch, its snapshots and its changes. Refused while mounted. Data: [`Removed`].
+    BranchDelete {
+        /// Its name.
+        name: String,
+        /// Only say what would go.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Freeze the branch's present state under a name. Data: [`SnapshotInfo`].
+    SnapshotCreate {
+        /// The branch.
+        branch: String,
+        /// Name of the snapshot.
+        name: String,
+    },
+    /// Snapshots of one branch or of all. Data: list of [`SnapshotInfo`].
+    SnapshotList {
+        /// The branch.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        branch: Option<String>,
+    },
+    /// Forget a snapshot; refused while a branch made from it lives. Data: null.
+    SnapshotDelete {
+        /// The branch.
+        branch: String,
+        /// The snapshot.
+        name: String,
+        /// Only say what would go.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// What the branch changed against its base. Data: [`Diff`].
+    Diff {
+        /// The branch.
+        branch: String,
+        /// At most so many changes in the answer (the counts are always whole).
+        limit: u32,
+        /// Skip so many changes first.
+        #[serde(default)]
+        skip: u64,
+    },
+    /// Snapshot an unmounted branch and write the plan that takes its changes into its base. Data:
+    /// [`CommitPlan`]. Nothing is written with `dry_run`.
+    CommitPrepare {
+        /// The branch.
+        branch: String,
+        /// Only say what would happen.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// The plan was applied whole: the branch starts afresh from its base. Data: null.
+    CommitFinish {
+        /// From [`CommitPlan`].
+        id: u64,
+    },
+    /// The plan was not applied or was taken back: the branch stays as it is. Data: null.
+    CommitAbort {
+        /// From [`CommitPlan`].
+        id: u64,
+    },
+    /// Commits that were prepared and neither finished nor aborted. Data: list of [`CommitPlan`].
+    CommitPending,
+    /// Mounted sessions. Data: list of [`MountInfo`].
+    Mounts,
+    /// A frontend takes up, or takes up again, its session. File descriptors beside the line, in this
+    /// order: region memfd, table memfd, submission doorbell, completion doorbell. Data: [`Attached`].
+    Attach {
+        /// The session.
+        session: SessionId,
+        /// The branch.
+        branch: String,
+        /// Where it is mounted, as the mounting process saw it.
+        mountpoint: PathBuf,
+        /// Read-only.
+        #[serde(default)]
+        read_only: bool,
+        /// Incarnation of this connection, as it stands in the region's header.
+        epoch: u32,
+    },
+    /// The mount is gone: give back what the session held. Data: null.
+    Detach {
+        /// The session.
+        session: SessionId,
+    },
+}
+
+/// One answer line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// It was done.
+    Ok(serde_json::Value),
+    /// It was not.
+    Error(Failure),
+}
+
+/// Why something was not done.
+#[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// For programs.
+    pub code: ErrorCode,
+    /// What happened, a sentence without a full stop.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// Kinds of failure; each has a fixed exit code in the `agentfs` command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// The call is malformed or an argument is not acceptable.
+    Usage,
+    /// The peer speaks another version of the protocol or of the region.
+    Version,
+    /// No branch, snapshot, session or commit of that name.
+    NotFound,
+    /// The name is taken, perhaps by a branch of another base.
+    Exists,
+    /// Mounted, or used by something that must go first.
+    Busy,
+    /// The caller may not do that.
+    Denied,
+    /// The base directory is missing, unreadable, not a directory, or must not be a base.
+    Base,
+    /// The base lies outside the prefixes that this daemon may read.
+    BaseNotAllowed,
+    /// The base changed under the branch; nothing was applied.
+    Conflict,
+    /// No space or inodes left in the store.
+    NoSpace,
+    /// The store failed or is damaged.
+    Store,
+    /// Anything else: a defect.
+    Internal,
+}
+
+/// The daemon's state.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Process id of the daemon.
+    pub pid: i32,
+    /// Release of the daemon.
+    pub version: String,
+    /// The store directory.
+    pub store: PathBuf,
+    /// The socket.
+    pub socket: PathBuf,
+    /// Since this process was ready, in seconds.
+    pub uptime_seconds: u64,
+    /// How often the store was opened after an unclean end.
+    pub recoveries: u64,
+    /// Branches in the store.
+    pub branches: u64,
+    /// Snapshots in the store.
+    pub snapshots: u64,
+    /// Sessions attached now.
+    pub mounts: u64,
+    /// Directories below which bases may lie.
+    pub allow_base: Vec<PathBuf>,
+    /// The store refuses writes, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusing_writes: Option<String>,
+}
+
+/// A branch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BranchInfo {
+    /// Its name.
+    pub name: String,
+    /// Its number, never used again.
+    pub id: u64,
+    /// Its base directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<PathBuf>,
+    /// Whether the base is declared frozen.
+    #[serde(default)]
+    pub frozen: bool,
+    /// The snapshot that it was made from, as `BRANCH@SNAPSHOT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Owner's user id.
+    pub uid: u32,
+    /// Seconds since 1970.
+    pub created: i64,
+    /// Names of its snapshots.
+    pub snapshots: Vec<String>,
+    /// Where it is mounted now.
+    pub mounts: Vec<PathBuf>,
+    /// Whether this call made it.
+    #[serde(default)]
+    pub made: bool,
+    /// What the user should know, e.g. that the base is a live checkout.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// How long the daemon took to make it, in microseconds (only from a create).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micros: Option<u64>,
+}
+
+/// A snapshot.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SnapshotInfo {
+    /// The branch.
+    pub branch: String,
+    /// Its name.
+    pub name: String,
+    /// Seconds since 1970.
+    pub created: i64,
+    /// Branches made from it.
+    pub branches: Vec<String>,
+    /// How long the daemon took to make it, in microseconds (only from a create).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micros: Option<u64>,
+}
+
+/// What a deletion removed or would remove.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Removed {
+    /// Snapshots.
+    pub snapshots: Vec<String>,
+    /// Content files of the store.
+    pub contents: u64,
+    /// Their allocated bytes.
+    pub bytes: u64,
+}
+
+/// How a path differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// Only in the branch.
+    Added,
+    /// In both, with other content or attributes.
+    Modified,
+    /// Only in the base.
+    Deleted,
+    /// In both, as another kind of object.
+    Retyped,
+}
+
+/// One changed path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Path below the root of the branch; bytes that are not UTF-8 are escaped as `\xNN` (and `\` as `\\`).
+    pub path: String,
+    /// How it differs.
+    pub kind: ChangeKind,
+    /// Kind of object: `file`, `dir`, `symlink`, `fifo`, `socket`, `char`, `block`.
+    pub object: String,
+    /// For `Modified`: only mode, owner, times or extended attributes differ, not content.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub metadata_only: bool,
+    /// Size in the branch, in bytes (in the base for `Deleted`).
+    pub size: u64,
+}
+
+/// Differences of a branch against its base.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Diff {
+    /// Paths only in the branch.
+    pub added: u64,
+    /// Paths with other content or attributes.
+    pub modified: u64,
+    /// Paths only in the base.
+    pub deleted: u64,
+    /// Paths that became another kind of object.
+    pub retyped: u64,
+    /// The changes, ordered by path, from `skip`, at most `limit` and at most a line's worth.
+    pub changes: Vec<Change>,
+}
+
+/// A prepared commit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CommitPlan {
+    /// Its number; 0 for a dry run.
+    pub id: u64,
+    /// The branch.
+    pub branch: String,
+    /// Where to apply it.
+    pub base: PathBuf,
+    /// Directory of the journal in the store; `plan.jsonl` in it lists the [`PlanStep`]s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<PathBuf>,
+    /// What it changes.
+    pub summary: Diff,
+    /// Paths that changed in the base since the branch first changed them; nothing is applied then.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// A path that cannot be taken over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conflict {
+    /// The path, escaped as in [`Change`].
+    pub path: String,
+    /// What happened, e.g. `both modified`, `modified here, deleted in the base`.
+    pub reason: String,
+}
+
+/// One line of `plan.jsonl`, in the order of application. Paths are escaped as in [`Change`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum PlanStep {
+    /// Remove what is at `path` (a whole tree for a directory).
+    Remove {
+        /// Where.
+        path: String,
+    },
+    /// Move an object of the base that the branch moved.
+    Move {
+        /// From where in the base as it is before the commit.
+        from: String,
+        /// To where.
+        path: String,
+    },
+    /// Make or replace an object.
+    Make {
+        /// Where.
+        path: String,
+        /// Everything about it.
+        object: PlanObject,
+    },
+    /// Give an object made or kept at `target` another name.
+    Link {
+        /// The first name.
+        target: String,
+        /// The other name.
+        path: String,
+    },
+    /// Change attributes of what is at `path`, content stays.
+    Attributes {
+        /// Where.
+        path: String,
+        /// The attributes that it shall have.
+        meta: PlanMeta,
+    },
+}
+
+/// Attributes of an object in a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanMeta {
+    /// Kind and permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Access time, seconds and nanoseconds.
+    pub atime: (i64, u32),
+    /// Modification time, seconds and nanoseconds.
+    pub mtime: (i64, u32),
+    /// Extended attributes, names and values escaped as paths are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub xattrs: Vec<(String, String)>,
+}
+
+/// An object in a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanObject {
+    /// Its attributes.
+    pub meta: PlanMeta,
+    /// What it holds.
+    pub body: PlanBody,
+}
+
+/// What an object in a plan holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum PlanBody {
+    /// A directory.
+    Directory,
+    /// A regular file whose bytes are the store's content file, absolute path; `None` is an empty file.
+    File {
+        /// The content file.
+        content: Option<PathBuf>,
+        /// Its size, in bytes.
+        size: u64,
+    },
+    /// A symbolic link, target escaped as paths are.
+    Symlink {
+        /// Its target.
+        target: String,
+    },
+    /// A FIFO, socket or device.
+    Special {
+        /// Device number of a device, the kernel's 32-bit encoding.
+        rdev: u32,
+    },
+}
+
+/// A mounted session.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MountInfo {
+    /// The session.
+    pub session: SessionId,
+    /// The branch.
+    pub branch: String,
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// Process id of the frontend.
+    pub frontend_pid: i32,
+    /// Read-only.
+    pub read_only: bool,
+    /// Since this incarnation attached, in seconds.
+    pub attached_seconds: u64,
+    /// Requests answered since then.
+    pub requests: u64,
+    /// Requests running now.
+    pub in_flight: u64,
+    /// `attached`, `reconnecting`, or `lost`.
+    pub state: String,
+}
+
+/// Answer to an attach.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Attached {
+    /// Process id of the daemon.
+    pub daemon_pid: i32,
+}

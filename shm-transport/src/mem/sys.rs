@@ -1,0 +1,127 @@
+//! System calls that no crate of ours wraps safely, each as small as it can be.
+
+use crate::wire::limits::XATTR_SIZE_MAX;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Turns the result of a call that returns a new descriptor into its owner.
+fn owned(returned: libc::c_long) -> io::Result<OwnedFd> {
+    match RawFd::try_from(returned) {
+        // SAFETY: the caller just got this number from a call that makes a descriptor for it alone.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn done(returned: libc::c_long) -> io::Result<()> {
+    if returned == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A private, detached, read-only view of the directory `dir`: `open_tree(2)` clones the mount that it
+/// lies on (without mounts below it), `mount_setattr(2)` makes the clone read-only, `noatime`,
+/// `nosuid`, `nodev`, and private. Nothing can be written through descriptors opened beneath it, not
+/// even by passthrough. Needs `CAP_SYS_ADMIN`; the clone goes when the last descriptor into it closes.
+pub fn read_only_clone(dir: &Path) -> io::Result<OwnedFd> {
+    const EMPTY: &CStr = c"";
+    let path = CString::new(dir.as_os_str().as_bytes())?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    // SAFETY: the path is a terminated string that lives through the call; the rest are plain numbers.
+    let tree = owned(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })?;
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOATIME | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
+        // The access-time policy is a field of several bits: it is cleared before one is set.
+        attr_clr: libc::MOUNT_ATTR__ATIME,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    let size = size_of::<libc::mount_attr>();
+    // SAFETY: the path is a static, terminated string; `attributes` lives through the call and `size` is its length.
+    done(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            EMPTY.as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size,
+        )
+    })?;
+    Ok(tree)
+}
+
+/// `openat2(2)`: opens `path` below `dir` and nowhere else. No component may be a symbolic link, leave
+/// the directory, or cross a mount; `flags` and `mode` are those of `open(2)`, close-on-exec is added.
+pub fn open_beneath(dir: BorrowedFd<'_>, path: &CStr, flags: i32, mode: u32) -> io::Result<OwnedFd> {
+    use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+    use nix::sys::stat::Mode;
+    let how = OpenHow::new()
+        .flags(OFlag::from_bits_retain(flags) | OFlag::O_CLOEXEC)
+        .mode(Mode::from_bits_truncate(mode))
+        .resolve(
+            ResolveFlag::RESOLVE_BENEATH
+                | ResolveFlag::RESOLVE_NO_SYMLINKS
+                | ResolveFlag::RESOLVE_NO_MAGICLINKS
+                | ResolveFlag::RESOLVE_NO_XDEV,
+        );
+    Ok(openat2(dir, path, how)?)
+}
+
+/// `ioctl(FICLONE)`: makes `to` share all extents of `from`. `EOPNOTSUPP`, `EXDEV` or `EINVAL` where
+/// the filesystem cannot.
+pub fn clone_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: FICLONE takes a descriptor number and no memory.
+    done(libc::c_long::from(unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) }))
+}
+
+/// The result of a call that fills `buffer`.
+fn filled(returned: isize, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
+    let len = usize::try_from(returned).map_err(|_| io::Error::last_os_error())?;
+    buffer.truncate(len);
+    Ok(buffer)
+}
+
+/// All extended attributes, name and value, of the object that `fd` (which may be an `O_PATH`
+/// descriptor, also of a symbolic link) stands for, as far as the caller may read them. Goes through
+/// `/proc/self/fd`. Empty where the filesystem has none.
+pub fn xattrs_of_path_fd(fd: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let path = CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    let mut list = vec![0; XATTR_SIZE_MAX];
+    // SAFETY: the path is a terminated string, the buffer is writable for its length.
+    let returned = unsafe { libc::listxattr(path.as_ptr(), list.as_mut_ptr().cast(), list.len()) };
+    let names = match filled(returned, list) {
+        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut found = Vec::new();
+    for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
+        let terminated = CString::new(name)?;
+        let mut value = vec![0; XATTR_SIZE_MAX];
+        // SAFETY: both strings are terminated, the buffer is writable for its length.
+        let returned =
+            unsafe { libc::getxattr(path.as_ptr(), terminated.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        match filled(returned, value) {
+            Ok(mut value) => {
+                value.shrink_to_fit();
+                found.push((name.to_vec(), value));
+            }
+            // Gone since it was listed, or not for us.
+            Err(e)
+                if matches!(e.raw_os_error(), Some(libc::ENODATA | libc::EPERM | libc::EACCES | libc::EOPNOTSUPP)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(found)
+}
+
+/// `close_range(2)` with `CLOSE_RANGE_CLOEXEC`: no descriptor from `first` on survives the next
+/// `execve(2)`. For a process that becomes a long-lived one and must keep nothing of its starter open.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: the arguments are plain numbers, and no descriptor is closed now: a flag is set on each.
+    done(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+}
+
+#[cfg(test)]
+mod tests;

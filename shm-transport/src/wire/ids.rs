@@ -1,0 +1,52 @@
+//! Newtypes for the numbers that name things on the wire.
+
+use rkyv::{Archive, Deserialize, Serialize};
+use std::fmt;
+
+/// The number by which the kernel names an object of one mount (FUSE `nodeid`).
+///
+/// Bits 0..53 are the object id (which is also `st_ino`), bits 53..64 the view slot of the session;
+/// slot 0 is the branch the session mounted. The root of every view has object bits 1, because the
+/// kernel fixes the root's nodeid. 0 means "no object" (a negative entry).
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct NodeId(pub u64);
+
+impl NodeId {
+    /// The root directory of the session's default view (`FUSE_ROOT_ID`).
+    pub const ROOT: Self = Self(1);
+    /// No object: the reply to a lookup of a name that does not exist.
+    pub const NONE: Self = Self(0);
+}
+
+/// The kernel's own number of one request (FUSE `unique`) without the resend mark (bit 63).
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RequestId(pub u64);
+
+/// One kernel connection: made once per mount, survives both processes, never used again.
+#[derive(
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+)]
+#[serde(transparent)]
+pub struct SessionId(pub u64);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Index of a slot in its region, `0..geometry.slots`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SlotIndex(pub u32);

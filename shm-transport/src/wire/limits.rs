@@ -1,0 +1,21 @@
+//! Every cap of the wire, with its reason. Neither side accepts more, whatever the peer says.
+
+/// Longest name of a directory entry or extended attribute, in bytes (`NAME_MAX`, `XATTR_NAME_MAX`).
+pub const NAME_MAX: usize = 255;
+/// Longest symbolic link target, in bytes (`PATH_MAX` less its terminating zero).
+pub const SYMLINK_MAX: usize = 4095;
+/// Longest extended attribute value and attribute list, in bytes (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
+pub const XATTR_SIZE_MAX: usize = 65536;
+/// Room for one encoded request in a slot, in bytes: two names and the fixed fields.
+pub const REQUEST_MAX: usize = 1024;
+/// Room for one encoded reply in a slot, in bytes: two attribute blocks and the fixed fields.
+pub const REPLY_MAX: usize = 512;
+/// Largest payload of one request or reply, in bytes: the `max_write` that is negotiated with the
+/// kernel. More gained nothing when measured.
+pub const PAYLOAD_MAX: usize = 1 << 20;
+/// Most node ids in one forget message.
+pub const FORGET_MAX: usize = 4096;
+/// Most slots of a region.
+pub const SLOTS_MAX: u32 = 1024;
+/// Most queue pairs of a region.
+pub const QUEUES_MAX: u32 = 64;
