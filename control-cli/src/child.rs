@@ -16,7 +16,7 @@ const PASSED: [Signal; 6] =
 pub(crate) fn run(command: &mut Command) -> Result<u8> {
     let mut watched: SigSet = PASSED.into_iter().collect();
     watched.add(Signal::SIGCHLD);
-    // Blocked from before the start, so that none is lost; a started program has none of them blocked.
+    // Blocked from before the start, so that none is lost.
     watched.thread_block().doing(|| "block signals".into())?;
     let code = run_blocked(command, &watched);
     watched.thread_unblock().doing(|| "unblock signals".into())?;
@@ -25,14 +25,11 @@ pub(crate) fn run(command: &mut Command) -> Result<u8> {
 
 fn run_blocked(command: &mut Command, watched: &SigSet) -> Result<u8> {
     let signals = SignalFd::with_flags(watched, SfdFlags::SFD_CLOEXEC).doing(|| "receive signals".into())?;
-    let mut child = command.spawn().map_err(|e| {
-        let program = command.get_program().display();
-        if e.kind() == io::ErrorKind::NotFound {
-            CliError::new(Kind::CommandNotFound, format!("{program}: command not found"))
-        } else {
-            CliError::new(Kind::NotExecutable, format!("cannot execute {program}: {e}"))
-        }
-    })?;
+    let mut child = start(command, watched)?;
+    // Its end may have been told to the thread that started it.
+    if let Some(code) = ended(&mut child)? {
+        return Ok(code);
+    }
     loop {
         let signal = match signals.read_signal() {
             Ok(Some(signal)) => signal,
@@ -40,9 +37,8 @@ fn run_blocked(command: &mut Command, watched: &SigSet) -> Result<u8> {
             Err(e) => return Err(e).doing(|| "receive signals".into()),
         };
         if signal.ssi_signo == Signal::SIGCHLD as u32 {
-            if let Some(status) = child.try_wait().doing(|| "wait for the command".into())? {
-                let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(255);
-                return Ok(u8::try_from(code).unwrap_or(255));
+            if let Some(code) = ended(&mut child)? {
+                return Ok(code);
             }
             continue;
         }
@@ -52,6 +48,36 @@ fn run_blocked(command: &mut Command, watched: &SigSet) -> Result<u8> {
             pass_on(&child, signal.ssi_signo);
         }
     }
+}
+
+/// Starts the command from a thread that has no signal blocked, since a program begins with what its
+/// starter had blocked.
+fn start(command: &mut Command, watched: &SigSet) -> Result<Child> {
+    let program = command.get_program().to_owned();
+    let spawned = std::thread::scope(|scope| {
+        let starter = scope.spawn(|| {
+            watched.thread_unblock()?;
+            command.spawn()
+        });
+        starter.join().unwrap_or_else(|_| Err(io::Error::other("the starting thread panicked")))
+    });
+    spawned.map_err(|e| {
+        let program = program.display();
+        if e.kind() == io::ErrorKind::NotFound {
+            CliError::new(Kind::CommandNotFound, format!("{program}: command not found"))
+        } else {
+            CliError::new(Kind::NotExecutable, format!("cannot execute {program}: {e}"))
+        }
+    })
+}
+
+/// The exit code, if the command ended.
+fn ended(child: &mut Child) -> Result<Option<u8>> {
+    let status = child.try_wait().doing(|| "wait for the command".into())?;
+    Ok(status.map(|status| {
+        let code = status.code().or_else(|| Some(128 + status.signal()?)).unwrap_or(255);
+        u8::try_from(code).unwrap_or(255)
+    }))
 }
 
 fn pass_on(child: &Child, number: u32) {

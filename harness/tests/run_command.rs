@@ -169,10 +169,10 @@ fn the_branch_stands_at_the_base_path_and_nowhere_else() {
         world.agentfs(["run", "--base", base.to_str().unwrap(), "--branch", "b", "--", "bash", "-c", "pwd; cat file"]);
     let out = run(command.current_dir(base.join("sub")), LIMIT).success();
     assert_eq!(out.stdout, format!("{}\nbranch\n", base.join("sub").display()));
-    // From elsewhere, it stays there.
+    // From elsewhere, it begins in the root of the branch: a relative path never reaches the host.
     let mut command = world.agentfs(["run", "--base", base.to_str().unwrap(), "--branch", "b", "--", "pwd"]);
     let out = run(command.current_dir(world.out()), LIMIT).success();
-    assert_eq!(out.stdout.trim(), world.out().to_str().unwrap());
+    assert_eq!(out.stdout.trim(), base.to_str().unwrap());
     assert!(harness::mounts::below(world.dir()).is_empty(), "the mount is in the command's namespace only");
     // Deletions are never left out of the summary, however much else there is.
     for n in 0..30 {

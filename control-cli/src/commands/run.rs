@@ -12,7 +12,6 @@ use serde_json::json;
 use shm_transport::control::client::Client;
 use shm_transport::control::{BranchInfo, Change, ChangeKind, Diff};
 use shm_transport::wire::SessionId;
-use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -28,8 +27,6 @@ struct Stage {
     session: SessionId,
     /// Where the command begins.
     cwd: PathBuf,
-    /// It begins outside of the branch.
-    outside: bool,
 }
 
 /// `agentfs run`; the exit code of the command.
@@ -68,12 +65,6 @@ fn on_stage(
     here: PathBuf,
 ) -> Result<(u8, Stage)> {
     let stage = set_up(context, info, scratch, here)?;
-    if stage.outside {
-        context.output.note_on_terminal(&format!(
-            "the command begins in {}, outside of the branch: what it changes there changes the host",
-            stage.cwd.display()
-        ));
-    }
     let (program, rest) = args.command.split_first().map_or((None, &[][..]), |(p, r)| (Some(p), r));
     let mut command = Command::new(program.map(std::ffi::OsString::as_os_str).unwrap_or_default());
     command.args(rest).current_dir(&stage.cwd).env("AGENTFS_ROOT", &stage.root).env("AGENTFS_BRANCH", &info.name);
@@ -94,21 +85,10 @@ fn set_up(context: &Context, info: &BranchInfo, scratch: Option<&Path>, here: Pa
         Request { branch: &info.name, mountpoint: &root, apart_from: None, read_only: false, allow_other: false };
     let held = mounter::mount(context, &request)?;
     namespace.end_of_mounting()?;
-    let inside = here.starts_with(&root);
-    let cwd = if scratch.is_some() {
-        root.clone()
-    } else if inside && !here.is_dir() {
-        context.output.note(&format!(
-            "{} is not on the branch; the command begins in {}",
-            here.display(),
-            root.display()
-        ));
-        root.clone()
-    } else {
-        here
-    };
-    let outside = !cwd.starts_with(&root);
-    Ok(Stage { root, session: held.name.session, cwd, outside })
+    // The command begins on the branch, wherever it was started: a relative path in it must never
+    // reach the host's directory by surprise.
+    let cwd = if here.starts_with(&root) && here.is_dir() { here } else { root.clone() };
+    Ok(Stage { root, session: held.name.session, cwd })
 }
 
 /// Ends the mount and waits until the daemon knows; `false` while processes of the command use it.
@@ -156,7 +136,6 @@ fn summary(context: &Context, client: &mut Client, info: &BranchInfo, stage: &St
             "base": info.base,
             "root": stage.root,
             "cwd": stage.cwd,
-            "cwd_outside": stage.outside,
             "made": info.made,
             "warnings": info.warnings,
             "exit_code": code,
@@ -178,12 +157,6 @@ fn summary(context: &Context, client: &mut Client, info: &BranchInfo, stage: &St
         if more > 0 {
             let paths = count(more as u64, "more path", "more paths");
             text.push_str(&format!("  ... and {paths}, no deletion among them\n"));
-        }
-        if stage.outside && !io::stderr().is_terminal() {
-            text.push_str(&format!(
-                "agentfs: the command began in {}, outside of the branch: what it changed there changed the host\n",
-                stage.cwd.display()
-            ));
         }
         if diff::total(&diff) > 0 && info.base.is_some() {
             text.push_str(&format!(

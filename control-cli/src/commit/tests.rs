@@ -24,7 +24,7 @@ struct Scene {
 impl Scene {
     fn new(fill: impl FnOnce(&Path), steps: &dyn Fn(&Contents) -> Vec<Value>) -> Self {
         let parent = if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" };
-        let dir = TempDir::new_in(parent).unwrap();
+        let dir = tempfile::Builder::new().prefix("agentfs-commit-test-").tempdir_in(parent).unwrap();
         // The daemon names bases without symbolic links.
         let root = dir.path().canonicalize().unwrap();
         let (base, store) = (root.join("base"), root.join("store"));
@@ -63,6 +63,21 @@ impl Scene {
         arm(Faults::default());
         assert!(points > 0);
         outcome
+    }
+}
+
+impl Drop for Scene {
+    /// Directories without access would stay behind when the tests do not run as root.
+    fn drop(&mut self) {
+        fn open_up(dir: &Path) {
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).ok();
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    open_up(&entry.path());
+                }
+            }
+        }
+        open_up(self.dir.path());
     }
 }
 

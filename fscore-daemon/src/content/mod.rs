@@ -114,6 +114,11 @@ impl Contents {
         Ok(fstatvfs(self.root.as_fd())?)
     }
 
+    /// Makes every content file survive a power loss, with all else on that filesystem.
+    pub fn sync_all(&self) -> io::Result<()> {
+        Ok(nix::unistd::syncfs(self.root.as_fd())?)
+    }
+
     fn cache(&self) -> std::sync::MutexGuard<'_, Cache<Content>> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }

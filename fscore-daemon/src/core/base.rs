@@ -131,11 +131,7 @@ impl Base {
     }
 
     /// Notes where objects were seen.
-    pub fn remember<'a>(
-        &self,
-        dir: ObjectId,
-        seen: impl IntoIterator<Item = (&'a [u8], ObjectId)>,
-    ) -> FsResult<()> {
+    pub fn remember<'a>(&self, dir: ObjectId, seen: impl IntoIterator<Item = (&'a [u8], ObjectId)>) -> FsResult<()> {
         let mut batch = Batch::default();
         for (name, object) in seen {
             let key = keys::locator(self.id, object, dir, name);
@@ -330,10 +326,11 @@ impl Base {
 /// Keeps a descriptor within the bound; an arbitrary older one makes room.
 fn keep(cache: &Mutex<HashMap<ObjectId, Arc<OwnedFd>>>, object: ObjectId, fd: Arc<OwnedFd>) {
     let mut cache = lock(cache);
-    if cache.len() >= OPEN_MAX && !cache.contains_key(&object) {
-        if let Some(victim) = cache.keys().next().copied() {
-            cache.remove(&victim);
-        }
+    if cache.len() >= OPEN_MAX
+        && !cache.contains_key(&object)
+        && let Some(victim) = cache.keys().next().copied()
+    {
+        cache.remove(&victim);
     }
     cache.insert(object, fd);
 }

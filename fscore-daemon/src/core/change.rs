@@ -28,6 +28,13 @@ impl Change {
         self.batch.put(keys::object(object, self.epoch), record.encode());
     }
 
+    /// The record that this change gives an object.
+    pub fn clone_object(&self, object: ObjectId) -> FsResult<ObjectRecord> {
+        let key = keys::object(object, self.epoch);
+        let bytes = self.batch.changes.iter().rev().find(|(k, _)| *k == key).and_then(|(_, v)| v.as_ref());
+        Ok(ObjectRecord::decode(bytes.ok_or(super::error::FsError::Stale)?)?)
+    }
+
     /// Removes the head's record of an object that no other epoch knows.
     pub fn drop_object(&mut self, object: ObjectId) {
         self.batch.delete(keys::changed_object(self.epoch, object));
@@ -37,8 +44,7 @@ impl Change {
     /// Sets what a name leads to. `inherited` says whether the name leads somewhere without the head's
     /// record (in an ancestor or in the base): only then does a removal need a whiteout.
     pub fn dirent(&mut self, dir: ObjectId, name: &[u8], record: DirentRecord, inherited: bool) {
-        let (index, key) =
-            (keys::changed_dirent(self.epoch, dir, name), keys::dirent(dir, self.epoch, name));
+        let (index, key) = (keys::changed_dirent(self.epoch, dir, name), keys::dirent(dir, self.epoch, name));
         if record == DirentRecord::Whiteout && !inherited {
             self.batch.delete(index);
             self.batch.delete(key);

@@ -1,6 +1,27 @@
-//! The core: objects, names, attributes and data by `(view, object, name bytes)`.
+//! The core: objects, names, attributes and data by `(view, object, name bytes)`. No paths, no process
+//! ids and no clock of its own; `state.rs` gives the lock order.
 #![forbid(unsafe_code)]
+
+mod attr;
+pub mod base;
+pub mod change;
+pub mod clock;
 pub mod codec;
+mod copy_up;
+mod data;
+mod dispatch;
+pub mod edit;
+pub mod error;
 pub mod ids;
 pub mod keys;
+mod listing;
+mod namespace;
+pub mod orphan;
 pub mod record;
+mod rename;
+pub mod session;
+pub mod state;
+#[cfg(test)]
+mod tests;
+pub mod view;
+mod xattr;

@@ -1,1 +1,291 @@
-//! One mount's view of the core: who asks, on which branch, what it has been told.
+//! One mount's end of the core: turns typed requests into operations on its branch's view, and makes
+//! every mutation happen exactly once.
+
+use super::attr::attributes;
+use super::change::Change;
+use super::error::{FsError, FsResult};
+use super::ids::{ContentId, EpochId, ObjectId};
+use super::keys;
+use super::listing::Listings;
+use super::record::{ContentRecord, ReplyRecord};
+use super::state::{Branch, Core, lock};
+use super::view::{Child, View};
+use crate::content::Content;
+use crate::errno::errno;
+use crate::store::{Batch, Store};
+use shm_transport::Context;
+use shm_transport::mem::Payload;
+use shm_transport::wire::{
+    self, Attr, Caller, Entry, NodeId, Reply, Request, RequestId, SessionId, SlotIndex, Timestamp, decode_reply,
+    encode_reply,
+};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// How long the kernel may keep what only the branch can change, in nanoseconds: we would tell it.
+const OWN_NS: u64 = 3_600_000_000_000;
+/// How long it may keep what the host may change under a lazy base.
+const LAZY_NS: u64 = 1_000_000_000;
+
+/// One mutation on its way: who asked, through which slot, on what view.
+#[derive(Debug)]
+pub struct Op<'a> {
+    /// The request's place.
+    pub ctx: &'a Context,
+    /// Who asks.
+    pub caller: Caller,
+    /// The view.
+    pub view: &'a View,
+}
+
+/// A mount of a branch.
+pub struct Session {
+    /// Its number.
+    pub id: SessionId,
+    /// Its branch.
+    pub branch: Arc<Branch>,
+    /// No changes.
+    pub read_only: bool,
+    pub(super) core: Arc<Core>,
+    pub(super) listings: Listings,
+    /// What an unchanged base file was when its pages were last given out.
+    pub(super) seen: Mutex<HashMap<ObjectId, (Timestamp, u64)>>,
+    replies: Mutex<HashMap<SlotIndex, RequestId>>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Takes up a session, new or known from before a crash.
+    pub fn open(core: Arc<Core>, id: SessionId, branch: Arc<Branch>, read_only: bool) -> FsResult<Arc<Self>> {
+        let mut replies = HashMap::new();
+        let prefix = keys::prefix(b'R', &[id.0]);
+        let mut damaged = false;
+        core.store.scan(&prefix, &mut |key, value| {
+            if !key.starts_with(&prefix) {
+                return false;
+            }
+            match (keys::number(key, 1), ReplyRecord::decode(value)) {
+                (Some(slot), Ok(record)) => {
+                    replies.insert(SlotIndex(slot as u32), record.id);
+                }
+                _ => damaged = true,
+            }
+            true
+        });
+        if damaged {
+            return Err(FsError::Damaged("reply"));
+        }
+        let mut sessions = lock(&branch.sessions);
+        if !sessions.contains(&id) {
+            sessions.push(id);
+        }
+        drop(sessions);
+        let replies = Mutex::new(replies);
+        let (listings, seen) = (Listings::new(core.cookie_key), Mutex::default());
+        Ok(Arc::new(Self { id, branch, read_only, core, listings, seen, replies }))
+    }
+
+    /// The mount is gone for good: gives back what it held.
+    pub fn close(&self) -> FsResult<()> {
+        let mut sessions = lock(&self.branch.sessions);
+        sessions.retain(|s| *s != self.id);
+        let last = sessions.is_empty();
+        drop(sessions);
+        let prefix = keys::prefix(b'R', &[self.id.0]);
+        let mut batch = Batch { reclaims: true, ..Batch::default() };
+        self.core.store.scan(&prefix, &mut |key, _| {
+            let ours = key.starts_with(&prefix);
+            if ours {
+                batch.delete(key);
+            }
+            ours
+        });
+        if !batch.is_empty() {
+            self.core.store.commit(&batch)?;
+        }
+        if last { super::orphan::reclaim_all(&self.core, &self.branch) } else { Ok(()) }
+    }
+
+    /// Whether the request may wait for a disk or copy much.
+    pub fn may_block(&self, request: &Request) -> bool {
+        if let wire::Op::SetAttr(set) = &request.op {
+            return set.size.is_some_and(|s| s > 0) && self.would_copy(request.node);
+        }
+        if matches!(request.op, wire::Op::Write { .. }) {
+            return self.would_copy(request.node);
+        }
+        matches!(
+            request.op,
+            wire::Op::Fsync { .. }
+                | wire::Op::SyncFs
+                | wire::Op::FsyncDir { .. }
+                | wire::Op::Fallocate { .. }
+                | wire::Op::CopyFileRange { .. }
+        )
+    }
+
+    /// Runs one request to its reply.
+    pub fn run(&self, ctx: &Context, request: &Request, payload: &mut Payload<'_>, payload_len: u32) -> Reply {
+        if mutates(&request.op) {
+            match self.recorded(ctx.id) {
+                Ok(Some(reply)) => return reply,
+                Ok(None) => {}
+                Err(e) => return Reply::Error(errno(&e)),
+            }
+            if self.read_only {
+                return Reply::Error(errno(&FsError::ReadOnly));
+            }
+        }
+        let view = self.branch.view();
+        let op = Op { ctx, caller: request.caller, view: &view };
+        match self.dispatch(&op, request, payload, payload_len as usize) {
+            Ok(reply) => reply,
+            Err(e) => {
+                if matches!(e, FsError::Store(_) | FsError::Damaged(_)) {
+                    tracing::error!(session = %self.id, error = %e, "a request failed in the store");
+                } else {
+                    tracing::debug!(session = %self.id, error = %e, op = ?request.op, "a request failed");
+                }
+                Reply::Error(errno(&e))
+            }
+        }
+    }
+
+    /// The reply of a mutation that ran before, by any slot of this session.
+    fn recorded(&self, id: RequestId) -> FsResult<Option<Reply>> {
+        let slot = lock(&self.replies).iter().find(|(_, known)| **known == id).map(|(slot, _)| *slot);
+        let Some(slot) = slot else { return Ok(None) };
+        let bytes = self.core.store.get(&keys::reply(self.id, slot)).ok_or(FsError::Damaged("reply missing"))?;
+        let record = ReplyRecord::decode(&bytes)?;
+        let reply = decode_reply(&record.reply).map_err(|_| FsError::Damaged("recorded reply"))?;
+        Ok((record.id == id).then_some(reply))
+    }
+
+    /// Commits a mutation together with its reply.
+    pub(super) fn finish(&self, op: &Op<'_>, mut change: Change, reply: Reply, store: &dyn Store) -> FsResult<Reply> {
+        let bytes = encode_reply(&reply).map_err(|_| FsError::Damaged("reply"))?;
+        let record = ReplyRecord { id: op.ctx.id, reply: bytes.to_vec() };
+        change.batch.put(keys::reply(self.id, op.ctx.slot), record.encode());
+        change.commit(store)?;
+        lock(&self.replies).insert(op.ctx.slot, op.ctx.id);
+        Ok(reply)
+    }
+
+    /// The object that a node names.
+    pub(super) fn object(&self, view: &View, node: NodeId) -> FsResult<ObjectId> {
+        match node.0 {
+            0 => Err(FsError::Stale),
+            1 => Ok(view.root),
+            n if n < ObjectId::END => Ok(ObjectId(n)),
+            _ => Err(FsError::Stale),
+        }
+    }
+
+    /// The node that names an object.
+    pub(super) fn node(&self, view: &View, object: ObjectId) -> FsResult<NodeId> {
+        if object == view.root {
+            Ok(NodeId::ROOT)
+        } else if object.0 <= 1 {
+            Err(FsError::Overflow)
+        } else {
+            Ok(NodeId(object.0))
+        }
+    }
+
+    /// How long the kernel may keep an answer that the branch (`own`) or the base gave.
+    pub(super) fn valid(&self, view: &View, own: bool) -> u64 {
+        if own || view.frozen_base { OWN_NS } else { LAZY_NS }
+    }
+
+    /// The entry for a child.
+    pub(super) fn entry(&self, view: &View, child: &Child) -> FsResult<Entry> {
+        let (attr, own) = attributes(&self.core, view, child.object, child.found)?;
+        Ok(Entry {
+            node: self.node(view, child.object)?,
+            generation: 0,
+            attr,
+            entry_valid_ns: self.valid(view, child.found.is_none()),
+            attr_valid_ns: self.valid(view, own),
+        })
+    }
+
+    /// The entry that says that a name does not exist.
+    pub(super) fn negative(&self, view: &View, own: bool) -> Entry {
+        let none = Timestamp::default();
+        let attr = Attr {
+            ino: 0,
+            size: 0,
+            blocks: 0,
+            atime: none,
+            mtime: none,
+            ctime: none,
+            btime: none,
+            mode: 0,
+            nlink: 0,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            blksize: 0,
+        };
+        Entry { node: NodeId::NONE, generation: 0, attr, entry_valid_ns: self.valid(view, own), attr_valid_ns: 0 }
+    }
+
+    /// A content file, made empty when a power loss took it before it was ever synced.
+    pub(super) fn content(&self, id: ContentId) -> FsResult<Arc<Content>> {
+        match self.core.contents.get(id) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => self.core.contents.create(id),
+            other => other,
+        }
+        .map_err(super::error::io("open content"))
+    }
+
+    /// Whether `epoch` may write the content in place.
+    pub(super) fn owned(&self, id: ContentId, epoch: EpochId) -> FsResult<bool> {
+        let bytes = self.core.store.get(&keys::content(id)).ok_or(FsError::Damaged("content record missing"))?;
+        Ok(ContentRecord::decode(&bytes)?.epoch == epoch)
+    }
+}
+
+/// Whether the operation needs the record of its reply: everything that writes a batch of its own.
+fn mutates(op: &wire::Op) -> bool {
+    match op {
+        wire::Op::SetAttr(_)
+        | wire::Op::Symlink { .. }
+        | wire::Op::Mknod { .. }
+        | wire::Op::Mkdir { .. }
+        | wire::Op::Create { .. }
+        | wire::Op::Tmpfile { .. }
+        | wire::Op::Unlink { .. }
+        | wire::Op::Rmdir { .. }
+        | wire::Op::Rename { .. }
+        | wire::Op::Link { .. }
+        | wire::Op::Write { .. }
+        | wire::Op::SetXattr { .. }
+        | wire::Op::RemoveXattr { .. }
+        | wire::Op::Fallocate { .. }
+        | wire::Op::CopyFileRange { .. } => true,
+        wire::Op::Open { flags, .. } => *flags & libc::O_TRUNC as u32 != 0,
+        wire::Op::Lookup { .. }
+        | wire::Op::Forget { .. }
+        | wire::Op::GetAttr
+        | wire::Op::ReadLink
+        | wire::Op::Release { .. }
+        | wire::Op::Read { .. }
+        | wire::Op::Flush { .. }
+        | wire::Op::Fsync { .. }
+        | wire::Op::SyncFs
+        | wire::Op::OpenDir
+        | wire::Op::ReadDir { .. }
+        | wire::Op::ReleaseDir { .. }
+        | wire::Op::FsyncDir { .. }
+        | wire::Op::GetXattr { .. }
+        | wire::Op::ListXattr { .. }
+        | wire::Op::StatFs
+        | wire::Op::Lseek { .. } => false,
+    }
+}

@@ -364,6 +364,9 @@ pub struct Conflict {
 }
 
 /// One line of `plan.jsonl`, in the order of application. Paths are escaped as in [`Change`].
+///
+/// A path names a place in the tree as the steps before have left it; only `from` of a move names one in
+/// the base as it was. Attributes, and those of new directories, are set after all other steps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case")]
 pub enum PlanStep {

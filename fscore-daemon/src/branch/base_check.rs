@@ -1,0 +1,92 @@
+//! Which directories may be a base.
+
+use super::info::refuse;
+use crate::core::ids::ObjectId;
+use shm_transport::control::{ErrorCode, Failure};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Longest `.git` file that is read, in bytes.
+const GIT_FILE_MAX: u64 = 8192;
+
+/// A directory that may be a base.
+#[derive(Debug, Clone)]
+pub(super) struct Checked {
+    /// Canonical.
+    pub(super) path: PathBuf,
+    /// `st_dev`.
+    pub(super) dev: u64,
+    /// `st_ino`.
+    pub(super) root: ObjectId,
+    /// What the user should know.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Checks a directory; `allowed` are canonical prefixes.
+pub(super) fn check(path: &Path, frozen: bool, store: &Path, allowed: &[PathBuf]) -> Result<Checked, Failure> {
+    let bad = |why: String| refuse(ErrorCode::Base, format!("{} cannot be a base: {why}", path.display()));
+    if !path.is_absolute() {
+        return Err(refuse(ErrorCode::Usage, format!("the base {} is not an absolute path", path.display())).done());
+    }
+    let host = |e: std::io::Error| bad(e.to_string()).hint("name a directory that exists and that you can read").done();
+    let base = std::fs::canonicalize(path).map_err(host)?;
+    let meta = std::fs::metadata(&base).map_err(host)?;
+    if !meta.is_dir() {
+        return Err(bad("it is not a directory".into()).hint("name a directory").done());
+    }
+    check_allowed(&base, allowed)?;
+    std::fs::read_dir(&base).map_err(host)?;
+    let store = std::fs::canonicalize(store).unwrap_or_else(|_| store.to_owned());
+    if store.starts_with(&base) || base.starts_with(&store) {
+        let message = format!("it and the store {} lie inside one another", store.display());
+        return Err(bad(message).hint("keep the store elsewhere: --store DIR or AGENTFS_STORE").done());
+    }
+    if meta.ino() >= ObjectId::FIRST_NEW {
+        let message = format!("its file system uses inode numbers of 2^52 and more ({})", meta.ino());
+        return Err(bad(message).hint("use a base on another file system").done());
+    }
+    let warnings = check_git(&base, frozen)?;
+    Ok(Checked { path: base, dev: meta.dev(), root: ObjectId(meta.ino()), warnings })
+}
+
+fn check_allowed(base: &Path, allowed: &[PathBuf]) -> Result<(), Failure> {
+    if allowed.iter().any(|prefix| base.starts_with(prefix)) {
+        return Ok(());
+    }
+    let dir = base.display();
+    let list: Vec<_> = allowed.iter().map(|p| p.display().to_string()).collect();
+    let list = if list.is_empty() { "none".to_owned() } else { list.join(", ") };
+    Err(refuse(ErrorCode::BaseNotAllowed, format!("{dir} lies outside the directories that may hold bases ({list})"))
+        .hint(format!("run `agentfs daemon start --allow-base {dir}`, or set AGENTFS_ALLOW_BASE={dir} for the daemon"))
+        .done())
+}
+
+/// A checkout whose repository lies elsewhere would let programs on the branch change that repository.
+fn check_git(base: &Path, frozen: bool) -> Result<Vec<String>, Failure> {
+    let git = base.join(".git");
+    let Ok(meta) = std::fs::symlink_metadata(&git) else { return Ok(Vec::new()) };
+    if meta.is_dir() {
+        let warning = format!(
+            "{} is a live git checkout: changes made to it on the host show on the branch; leave it alone or declare it --frozen",
+            base.display()
+        );
+        return Ok(if frozen { Vec::new() } else { vec![warning] });
+    }
+    if !meta.is_file() {
+        return Ok(Vec::new());
+    }
+    let mut text = String::new();
+    let read = std::fs::File::open(&git).and_then(|f| f.take(GIT_FILE_MAX).read_to_string(&mut text));
+    let Some(dir) = read.ok().and_then(|_| text.strip_prefix("gitdir:")).map(str::trim) else { return Ok(Vec::new()) };
+    let dir = base.join(dir);
+    let dir = std::fs::canonicalize(&dir).unwrap_or(dir);
+    if dir.starts_with(base) {
+        return Ok(Vec::new());
+    }
+    let main = dir.ancestors().find(|d| d.ends_with(".git")).and_then(Path::parent).unwrap_or(&dir);
+    let message = format!("{} belongs to a git repository outside of it ({})", base.display(), dir.display());
+    Err(refuse(ErrorCode::Base, message)
+        .hint(format!("use the main checkout as the base, or branch the directory that holds both: {}", main.display()))
+        .done())
+}

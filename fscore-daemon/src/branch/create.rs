@@ -1,0 +1,196 @@
+//! New branches. A handful of records each, whatever the size of the base or of the source.
+
+use super::info::{check_name, fail, refuse};
+use super::{Branches, base_check};
+use crate::core::ids::{BaseId, BranchId, EpochId, ObjectId};
+use crate::core::keys;
+use crate::core::record::{BaseRecord, Body, BranchRecord, EpochRecord, ObjectRecord};
+use crate::core::state::lock;
+use crate::store::Batch;
+use shm_transport::control::{BranchInfo, ErrorCode, Failure};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Instant;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) name: &'a str,
+    pub(super) base: Option<&'a Path>,
+    pub(super) from: Option<&'a str>,
+    pub(super) frozen: bool,
+}
+
+/// What a new branch begins with.
+struct Start {
+    base: Option<BaseId>,
+    frozen: bool,
+    root: ObjectId,
+    /// The branch and the frozen epoch that it continues.
+    from: Option<(BranchId, EpochId)>,
+}
+
+impl Branches {
+    pub(super) fn create(&self, wanted: &Wanted<'_>, reuse: bool) -> Result<BranchInfo, Failure> {
+        let began = Instant::now();
+        check_name("branch", wanted.name)?;
+        if wanted.base.is_some() && wanted.from.is_some() {
+            return Err(refuse(ErrorCode::Usage, "a branch is made either of a base or from a branch or snapshot")
+                .hint("give --base or --from, not both")
+                .done());
+        }
+        let _mutation = lock(&self.mutation);
+        let checked = wanted
+            .base
+            .map(|path| base_check::check(path, wanted.frozen, &self.store_dir, &self.allow_base))
+            .transpose()?;
+        let existing = lock(&self.names).get(wanted.name).copied();
+        if let Some(id) = existing {
+            return self.reuse(id, wanted, checked, reuse);
+        }
+        let mut batch = Batch::default();
+        let start = match (&checked, wanted.from) {
+            (Some(base), _) => {
+                let id = self.base_id(base, &mut batch)?;
+                Start { base: Some(id), frozen: wanted.frozen, root: base.root, from: None }
+            }
+            (None, Some(source)) => self.start_from(source)?,
+            (None, None) => {
+                Start { base: None, frozen: false, root: self.core.new_object().map_err(fail)?, from: None }
+            }
+        };
+        let id = self.core.new_branch().map_err(fail)?;
+        let epoch = self.core.new_epoch().map_err(fail)?;
+        let now = self.core.clock.now();
+        let record = BranchRecord {
+            name: wanted.name.to_owned(),
+            head: epoch,
+            base: start.base,
+            frozen_base: start.frozen,
+            root: start.root,
+            from: start.from,
+            uid: self.uid,
+            created: now,
+        };
+        batch.put(keys::branch(id), record.encode());
+        batch.put(keys::epoch(epoch), EpochRecord { parent: start.from.map(|(_, e)| e), branch: id }.encode());
+        if start.base.is_none() && start.from.is_none() {
+            batch.put(keys::changed_object(epoch, start.root), []);
+            batch.put(keys::object(start.root, epoch), self.empty_root(start.root).encode());
+        }
+        self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
+        lock(&self.names).insert(wanted.name.to_owned(), id);
+        let info = self.info(id)?;
+        let warnings = checked.map_or_else(Vec::new, |c| c.warnings);
+        Ok(BranchInfo { made: true, warnings, micros: Some(began.elapsed().as_micros() as u64), ..info })
+    }
+
+    fn reuse(
+        &self,
+        id: BranchId,
+        wanted: &Wanted<'_>,
+        checked: Option<base_check::Checked>,
+        reuse: bool,
+    ) -> Result<BranchInfo, Failure> {
+        let name = wanted.name;
+        if !reuse {
+            return Err(refuse(ErrorCode::Exists, format!("branch {name} exists"))
+                .hint("choose another name, or use the branch as it is")
+                .done());
+        }
+        let info = self.info(id)?;
+        let (base, root) = match wanted.from {
+            Some(source) => {
+                let (source, _) = self.source(source)?;
+                let record = self.record(source)?;
+                (self.info(source)?.base, record.root)
+            }
+            None => match &checked {
+                Some(c) => (Some(c.path.clone()), c.root),
+                None => (None, self.record(id)?.root),
+            },
+        };
+        if info.base != base || self.record(id)?.root != root {
+            let shown = info.base.as_deref().map_or_else(|| "no base".into(), |b| format!("the base {}", b.display()));
+            return Err(refuse(
+                ErrorCode::Exists,
+                format!("branch {name} exists and has {shown}, or had another directory there"),
+            )
+            .hint("choose another name for a branch of this base")
+            .done());
+        }
+        Ok(BranchInfo { made: false, warnings: checked.map_or_else(Vec::new, |c| c.warnings), ..info })
+    }
+
+    /// The number of a base; one that is known is used again.
+    fn base_id(&self, base: &base_check::Checked, batch: &mut Batch) -> Result<BaseId, Failure> {
+        let record = BaseRecord { path: base.path.as_os_str().as_bytes().to_vec(), dev: base.dev, root: base.root };
+        let known =
+            self.scan(b'A', |key, value| Some((BaseId(keys::number(key, 0)?), BaseRecord::decode(value).ok()?)))?;
+        if let Some((id, _)) = known.into_iter().find(|(_, r)| *r == record) {
+            return Ok(id);
+        }
+        let id = self.core.new_base().map_err(fail)?;
+        batch.put(keys::base(id), record.encode());
+        Ok(id)
+    }
+
+    fn empty_root(&self, root: ObjectId) -> ObjectRecord {
+        let now = self.core.clock.now();
+        ObjectRecord {
+            mode: 0o755,
+            uid: self.uid,
+            gid: nix::unistd::getegid().as_raw(),
+            nlink: 2,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+            own_times: true,
+            body: Body::Directory { parent: root, name: Vec::new() },
+        }
+    }
+
+    fn start_from(&self, source: &str) -> Result<Start, Failure> {
+        let (branch, epoch) = self.source(source)?;
+        let epoch = match epoch {
+            Some(epoch) => epoch,
+            None => self.freeze(branch, |_, _| {})?,
+        };
+        let record = self.record(branch)?;
+        Ok(Start { base: record.base, frozen: record.frozen_base, root: record.root, from: Some((branch, epoch)) })
+    }
+
+    /// What `BRANCH`, `BRANCH@SNAPSHOT` or `SNAPSHOT` means; without an epoch it is a branch's head.
+    fn source(&self, text: &str) -> Result<(BranchId, Option<EpochId>), Failure> {
+        if let Some((branch, snapshot)) = text.split_once('@') {
+            let id = self.find(branch)?;
+            return Ok((id, Some(self.snapshot(id, branch, snapshot)?.epoch)));
+        }
+        let known = lock(&self.names).get(text).copied();
+        if let Some(id) = known {
+            return Ok((id, None));
+        }
+        let mut found = Vec::new();
+        for (id, record) in self.records()? {
+            found.extend(
+                self.snapshots_of(id)?
+                    .into_iter()
+                    .filter(|(name, _)| name == text)
+                    .map(|(_, snapshot)| (id, snapshot.epoch, record.name.clone())),
+            );
+        }
+        match found.as_slice() {
+            [(id, epoch, _)] => Ok((*id, Some(*epoch))),
+            [] => Err(refuse(ErrorCode::NotFound, format!("there is no branch or snapshot {text:?}"))
+                .hint("`agentfs branch list` and `agentfs snapshot list` show them")
+                .done()),
+            several => {
+                let list: Vec<_> = several.iter().map(|(_, _, branch)| format!("{branch}@{text}")).collect();
+                Err(refuse(ErrorCode::Usage, format!("several branches have a snapshot {text}"))
+                    .hint(format!("name one of {}", list.join(", ")))
+                    .done())
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Removal of branches, and of epochs that nothing reaches any more.
+//!
+//! A removal of many records is several batches. The first one leaves a mark (`M deleting-ID` or
+//! `M reclaiming-ID`, or `M committed-ID` for the pre-images of a finished commit) under which the next
+//! start goes on.
+
+use super::Branches;
+use super::info::{fail, fail_branch, refuse, refuse_mounted};
+use super::paths::{changed_in, scan};
+use crate::core::error::{FsResult, io};
+use crate::core::ids::{BranchId, ContentId, EpochId};
+use crate::core::keys;
+use crate::core::record::{Body, ContentRecord, EpochRecord, FileBody, ObjectRecord, SnapshotRecord};
+use crate::core::state::lock;
+use crate::store::Batch;
+use shm_transport::control::{ErrorCode, Failure, Removed};
+use std::collections::BTreeSet;
+
+/// Most changed records that one batch removes.
+const CHUNK: usize = 10_000;
+const DELETING: &str = "deleting-";
+const RECLAIMING: &str = "reclaiming-";
+const COMMITTED: &str = "committed-";
+
+/// Content files and their allocated bytes.
+#[derive(Debug, Default, Clone, Copy)]
+struct Freed {
+    contents: u64,
+    bytes: u64,
+}
+
+fn reclaiming() -> Batch {
+    Batch { reclaims: true, ..Batch::default() }
+}
+
+fn mark(what: &str, id: BranchId) -> Vec<u8> {
+    keys::meta(&format!("{what}{id}"))
+}
+
+/// The mark that a branch was committed and its pre-images are to go.
+pub(super) fn mark_committed(batch: &mut Batch, id: BranchId) {
+    batch.put(mark(COMMITTED, id), []);
+}
+
+impl Branches {
+    pub(super) fn delete(&self, name: &str, dry_run: bool) -> Result<Removed, Failure> {
+        let _mutation = lock(&self.mutation);
+        let id = self.find(name)?;
+        let forks: Vec<_> = self.made_from(id)?.into_iter().map(|(record, _)| record.name).collect();
+        if !forks.is_empty() {
+            return Err(refuse(ErrorCode::Busy, format!("made from branch {name}: {}", forks.join(", ")))
+                .hint("delete these branches first")
+                .done());
+        }
+        if self.is_committing(id)? {
+            return Err(refuse(ErrorCode::Busy, format!("a commit of branch {name} is under way"))
+                .hint("`agentfs status` finishes or takes back an interrupted one")
+                .done());
+        }
+        let snapshots: Vec<_> = self.snapshots_of(id)?.into_iter().map(|(name, _)| name).collect();
+        let own = self.own_epochs(id).map_err(fail)?;
+        // A branch whose base is gone cannot be loaded, and is not mounted then.
+        let branch = self.core.branch(id).ok();
+        let view = branch.as_ref().map(|b| b.view_mut());
+        if let Some(branch) = &branch {
+            refuse_mounted(branch, name, "deleted")?;
+        }
+        let freed = if dry_run {
+            self.count(&own).map_err(fail)?
+        } else {
+            let mut batch = reclaiming();
+            batch.put(mark(DELETING, id), []);
+            batch.delete(keys::branch(id));
+            for snapshot in &snapshots {
+                batch.delete(keys::snapshot(id, snapshot));
+            }
+            self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
+            lock(&self.names).remove(name);
+            self.core.forget_branch(id);
+            drop(view);
+            self.finish_delete(id).map_err(|e| fail_branch(name, e))?
+        };
+        Ok(Removed { snapshots, contents: freed.contents, bytes: freed.bytes })
+    }
+
+    /// Goes on with what a crash interrupted.
+    pub(super) fn resume_removals(&self) -> FsResult<()> {
+        let marks = |what: &'static str| {
+            scan(self.core.store.as_ref(), &keys::meta(what), |key, _| {
+                std::str::from_utf8(key.get(1..)?).ok()?.strip_prefix(what)?.parse().ok().map(BranchId)
+            })
+        };
+        for id in marks(DELETING)? {
+            self.finish_delete(id)?;
+        }
+        for id in marks(COMMITTED)? {
+            self.forget_preimages(id)?;
+            self.reclaim_unreachable(id)?;
+        }
+        for id in marks(RECLAIMING)? {
+            self.reclaim_unreachable(id)?;
+        }
+        Ok(())
+    }
+
+    /// Drops what the base was before a commit.
+    pub(super) fn forget_preimages(&self, id: BranchId) -> FsResult<()> {
+        for letter in [b'P', b'Q'] {
+            self.remove_keys(&keys::prefix(letter, &[id.0]))?;
+        }
+        let mut batch = reclaiming();
+        batch.delete(mark(COMMITTED, id));
+        self.core.store.commit(&batch)?;
+        Ok(())
+    }
+
+    fn finish_delete(&self, id: BranchId) -> FsResult<Freed> {
+        let own = self.own_epochs(id)?;
+        let freed = self.remove_epochs(&own)?;
+        for letter in [b'P', b'Q', b'U'] {
+            self.remove_keys(&keys::prefix(letter, &[id.0]))?;
+        }
+        let mut batch = reclaiming();
+        batch.delete(mark(DELETING, id));
+        batch.delete(mark(RECLAIMING, id));
+        batch.delete(mark(COMMITTED, id));
+        self.core.store.commit(&batch)?;
+        Ok(freed)
+    }
+
+    /// Removes everything of a branch's epochs that neither a head nor a snapshot reaches.
+    pub(super) fn reclaim_unreachable(&self, id: BranchId) -> FsResult<()> {
+        let store = self.core.store.as_ref();
+        let mut reached = BTreeSet::new();
+        let heads = scan(store, &keys::prefix(b'B', &[]), |_, value| {
+            crate::core::record::BranchRecord::decode(value).ok().map(|r| r.head)
+        })?;
+        let frozen =
+            scan(store, &keys::prefix(b'S', &[]), |_, value| SnapshotRecord::decode(value).ok().map(|r| r.epoch))?;
+        for epoch in heads.into_iter().chain(frozen) {
+            if reached.insert(epoch) {
+                reached.extend(self.core.chain(epoch)?.iter().copied());
+            }
+        }
+        let gone: BTreeSet<_> = self.own_epochs(id)?.difference(&reached).copied().collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut batch = reclaiming();
+        batch.put(mark(RECLAIMING, id), []);
+        store.commit(&batch)?;
+        self.remove_epochs(&gone)?;
+        let mut batch = reclaiming();
+        batch.delete(mark(RECLAIMING, id));
+        store.commit(&batch)?;
+        Ok(())
+    }
+
+    fn own_epochs(&self, id: BranchId) -> FsResult<BTreeSet<EpochId>> {
+        let all = scan(self.core.store.as_ref(), &keys::prefix(b'E', &[]), |key, value| {
+            Some((EpochId(keys::number(key, 0)?), EpochRecord::decode(value).ok()?))
+        })?;
+        Ok(all.into_iter().filter(|(_, record)| record.branch == id).map(|(epoch, _)| epoch).collect())
+    }
+
+    /// The content file of an object record, if it belongs to one of the epochs.
+    fn content_of(&self, record: &[u8], own: &BTreeSet<EpochId>) -> Option<ContentId> {
+        let Body::File(FileBody::Content(content)) = ObjectRecord::decode(record).ok()?.body else { return None };
+        let owner = ContentRecord::decode(&self.core.store.get(&keys::content(content))?).ok()?;
+        own.contains(&owner.epoch).then_some(content)
+    }
+
+    fn count(&self, epochs: &BTreeSet<EpochId>) -> FsResult<Freed> {
+        let mut freed = Freed::default();
+        let mut seen = BTreeSet::new();
+        for &epoch in epochs {
+            for object in changed_in(self.core.store.as_ref(), epoch)?.objects {
+                let record = self.core.store.get(&keys::object(object, epoch));
+                if let Some(content) = record.and_then(|r| self.content_of(&r, epochs))
+                    && seen.insert(content)
+                {
+                    freed.contents += 1;
+                    freed.bytes += self.bytes_of(content);
+                }
+            }
+        }
+        Ok(freed)
+    }
+
+    fn bytes_of(&self, content: ContentId) -> u64 {
+        self.core.contents.stat(content).map_or(0, |s| s.st_blocks as u64 * 512)
+    }
+
+    /// Removes all records of epochs that nobody can look at, and the content files that they own.
+    fn remove_epochs(&self, epochs: &BTreeSet<EpochId>) -> FsResult<Freed> {
+        let mut freed = Freed::default();
+        let store = self.core.store.as_ref();
+        for &epoch in epochs {
+            loop {
+                let mut index = Vec::new();
+                let prefix = keys::changes(epoch);
+                store.scan(&prefix, &mut |key, _| {
+                    let inside = key.starts_with(&prefix) && index.len() < CHUNK;
+                    if inside {
+                        index.push(key.to_vec());
+                    }
+                    inside
+                });
+                if index.is_empty() {
+                    break;
+                }
+                let mut batch = reclaiming();
+                for key in index {
+                    let Some((record, is_object)) = super::paths::record_key(&key, epoch) else {
+                        batch.delete(key);
+                        continue;
+                    };
+                    let value = if is_object { store.get(&record) } else { None };
+                    if let Some(content) = value.and_then(|r| self.content_of(&r, epochs)) {
+                        freed.contents += 1;
+                        freed.bytes += self.bytes_of(content);
+                        // The file first: a record without a file is found again, a file without a record is not.
+                        self.core.contents.remove(content).map_err(io("remove content"))?;
+                        batch.delete(keys::content(content));
+                    }
+                    batch.delete(record);
+                    batch.delete(key);
+                }
+                store.commit(&batch)?;
+            }
+        }
+        let mut batch = reclaiming();
+        for &epoch in epochs {
+            batch.delete(keys::epoch(epoch));
+        }
+        if !batch.is_empty() {
+            store.commit(&batch)?;
+        }
+        Ok(freed)
+    }
+
+    /// Removes every key with a prefix.
+    pub(super) fn remove_keys(&self, prefix: &[u8]) -> FsResult<()> {
+        loop {
+            let mut batch = reclaiming();
+            self.core.store.scan(prefix, &mut |key, _| {
+                let inside = key.starts_with(prefix) && batch.changes.len() < CHUNK;
+                if inside {
+                    batch.delete(key);
+                }
+                inside
+            });
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.core.store.commit(&batch)?;
+        }
+    }
+}

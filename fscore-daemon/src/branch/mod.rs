@@ -1,0 +1,162 @@
+//! Branches and snapshots: what the control commands about them do.
+//!
+//! ```text
+//! create      new branches, and the reuse of existing ones
+//! base_check  which directories may be a base
+//! snapshot    freezing, naming, listing
+//! delete      removal of branches and of epochs that nothing reaches
+//! paths       which changed objects are where, on the branch and in the base
+//! facts       attributes and content of one object, and their comparison
+//! diff        changed paths
+//! conflict    paths that changed in the base too
+//! plan        the steps that take a branch's changes into its base
+//! commit      the life of a commit
+//! info        answers and failures
+//! ```
+//!
+//! Deleting a snapshot drops its name only: the records of its epoch stay part of the branch's chain.
+#![forbid(unsafe_code)]
+
+mod base_check;
+mod commit;
+mod conflict;
+mod create;
+mod delete;
+mod diff;
+mod facts;
+mod info;
+mod paths;
+mod plan;
+mod snapshot;
+
+#[cfg(test)]
+mod tests;
+
+use crate::core::ids::{BranchId, EpochId};
+use crate::core::keys;
+use crate::core::record::BranchRecord;
+use crate::core::state::{Branch, Core, lock};
+use info::{denied_here, fail, refuse};
+use serde::Serialize;
+use serde_json::Value;
+use shm_transport::control::{Command, ErrorCode, Failure};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+/// All branches of a store.
+#[derive(Debug)]
+pub struct Branches {
+    core: Arc<Core>,
+    store_dir: PathBuf,
+    allow_base: Vec<PathBuf>,
+    uid: u32,
+    /// Name to number.
+    names: Mutex<HashMap<String, BranchId>>,
+    /// Held by whoever makes, freezes, commits or deletes; taken before any lock of the core.
+    mutation: Mutex<()>,
+}
+
+impl Branches {
+    /// Loads the names, and finishes deletions that a crash interrupted. `allow_base` are directories
+    /// below which bases may lie; `uid` owns new branches.
+    pub fn open(core: Arc<Core>, store_dir: PathBuf, allow_base: Vec<PathBuf>, uid: u32) -> Result<Self, Failure> {
+        // A prefix that is a symbolic link means the directory that it leads to.
+        let allow_base = allow_base.into_iter().map(|p| std::fs::canonicalize(&p).unwrap_or(p)).collect();
+        let it = Self { core, store_dir, allow_base, uid, names: Mutex::default(), mutation: Mutex::default() };
+        it.resume_removals().map_err(fail)?;
+        it.remove_stray_journals()?;
+        let names = it.records()?.into_iter().map(|(id, record)| (record.name, id)).collect();
+        *lock(&it.names) = names;
+        Ok(it)
+    }
+
+    /// Runs one of the commands about branches, snapshots, differences and commits.
+    pub fn handle(&self, command: &Command) -> Result<Value, Failure> {
+        match command {
+            Command::BranchCreate { name, base, from, frozen, reuse } => {
+                let wanted = create::Wanted { name, base: base.as_deref(), from: from.as_deref(), frozen: *frozen };
+                value(&self.create(&wanted, *reuse)?)
+            }
+            Command::BranchList => value(&self.list()?),
+            Command::BranchShow { name } => value(&self.info(self.find(name)?)?),
+            Command::BranchDelete { name, dry_run } => value(&self.delete(name, *dry_run)?),
+            Command::SnapshotCreate { branch, name } => value(&self.snapshot_create(branch, name)?),
+            Command::SnapshotList { branch } => value(&self.snapshot_list(branch.as_deref())?),
+            Command::SnapshotDelete { branch, name, dry_run } => value(&self.snapshot_delete(branch, name, *dry_run)?),
+            Command::Diff { branch, limit, skip } => value(&self.diff(branch, *limit, *skip)?),
+            Command::CommitPrepare { branch, dry_run } => value(&self.commit_prepare(branch, *dry_run)?),
+            Command::CommitFinish { id } => value(&self.commit_finish(*id)?),
+            Command::CommitAbort { id } => value(&self.commit_abort(*id)?),
+            Command::CommitPending => value(&self.commit_pending()?),
+            Command::Status | Command::Shutdown | Command::Mounts | Command::Attach { .. } | Command::Detach { .. } => {
+                Err(denied_here())
+            }
+        }
+    }
+
+    /// The number of the branch of that name.
+    pub fn find(&self, name: &str) -> Result<BranchId, Failure> {
+        lock(&self.names).get(name).copied().ok_or_else(|| {
+            refuse(ErrorCode::NotFound, format!("there is no branch {name:?}"))
+                .hint("`agentfs branch list` shows the branches")
+                .done()
+        })
+    }
+
+    /// How many branches and snapshots there are.
+    pub fn counts(&self) -> (u64, u64) {
+        let mut snapshots = 0;
+        let prefix = keys::prefix(b'S', &[]);
+        self.core.store.scan(&prefix, &mut |key, _| {
+            let inside = key.starts_with(&prefix);
+            snapshots += u64::from(inside);
+            inside
+        });
+        (lock(&self.names).len() as u64, snapshots)
+    }
+
+    /// Whether a commit of the branch was prepared and neither finished nor aborted: it must not be
+    /// mounted meanwhile.
+    pub fn is_committing(&self, id: BranchId) -> Result<bool, Failure> {
+        Ok(self.commits()?.iter().any(|(_, record)| record.branch == id))
+    }
+
+    /// Every branch's record, by number.
+    fn records(&self) -> Result<Vec<(BranchId, BranchRecord)>, Failure> {
+        self.scan(b'B', |key, value| Some((BranchId(keys::number(key, 0)?), BranchRecord::decode(value).ok()?)))
+    }
+
+    fn record(&self, id: BranchId) -> Result<BranchRecord, Failure> {
+        self.core.branch_record(id).map_err(fail)
+    }
+
+    fn loaded(&self, id: BranchId) -> Result<Arc<Branch>, Failure> {
+        self.core.branch(id).map_err(|e| info::fail_branch(&self.name_of(id), e))
+    }
+
+    fn name_of(&self, id: BranchId) -> String {
+        self.core.branch_record(id).map_or_else(|_| id.to_string(), |r| r.name)
+    }
+
+    /// Branches that were made from this one, with the epoch they were made at.
+    fn made_from(&self, id: BranchId) -> Result<Vec<(BranchRecord, EpochId)>, Failure> {
+        Ok(self
+            .records()?
+            .into_iter()
+            .filter_map(|(_, record)| match record.from {
+                Some((branch, epoch)) if branch == id => Some((record, epoch)),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Every record of one letter; `None` from `decode` says that one is damaged.
+    fn scan<T>(&self, letter: u8, decode: impl Fn(&[u8], &[u8]) -> Option<T>) -> Result<Vec<T>, Failure> {
+        paths::scan(self.core.store.as_ref(), &keys::prefix(letter, &[]), decode).map_err(fail)
+    }
+}
+
+fn value(of: &impl Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(of).map_err(|e| refuse(ErrorCode::Internal, format!("cannot encode the answer: {e}")).done())
+}

@@ -1,0 +1,182 @@
+use super::{World, create};
+use crate::core::record::DirentRecord;
+use crate::core::state::lock;
+use shm_transport::control::{BranchInfo, Command, CommitPlan, ErrorCode, PlanBody, PlanStep, SnapshotInfo};
+use shm_transport::wire::{FileKind, SessionId};
+use std::fs;
+
+fn prepare(world: &World, dry_run: bool) -> CommitPlan {
+    world.ask(&Command::CommitPrepare { branch: "a".into(), dry_run }).unwrap()
+}
+
+fn steps(plan: &CommitPlan) -> Vec<PlanStep> {
+    let text = fs::read_to_string(plan.journal.as_ref().unwrap().join("plan.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn told(plan: &CommitPlan) -> Vec<String> {
+    steps(plan)
+        .into_iter()
+        .map(|step| match step {
+            PlanStep::Remove { path } => format!("remove {path}"),
+            PlanStep::Move { from, path } => format!("move {from} {path}"),
+            PlanStep::Make { path, object } => match object.body {
+                PlanBody::File { content, size } => {
+                    format!("file {path} {size} {}", fs::read_to_string(content.unwrap()).unwrap())
+                }
+                other => format!("make {path} {other:?}"),
+            },
+            PlanStep::Link { target, path } => format!("link {target} {path}"),
+            PlanStep::Attributes { path, .. } => format!("attributes {path}"),
+        })
+        .collect()
+}
+
+fn conflicts(world: &World) -> Vec<String> {
+    let plan = prepare(world, true);
+    plan.conflicts.into_iter().map(|c| format!("{}: {}", c.path, c.reason)).collect()
+}
+
+#[test]
+fn a_plan_goes_from_the_top_and_a_finish_starts_afresh() {
+    let world = World::new();
+    let id = world.make("a");
+    let root = world.ino("");
+    world.write(id, "f", "ONE");
+    let dir = world.mkdir(id, root, "new");
+    let file = world.add(id, dir, "x", "text");
+    world.name(id, root, "also", DirentRecord::Entry { object: file, kind: FileKind::Regular });
+    world.unlink(id, "d", "g");
+    assert!(prepare(&world, true).journal.is_none());
+    let head = world.view(id).head();
+    let plan = prepare(&world, false);
+    assert_eq!((plan.base.clone(), plan.summary.added), (world.base(), 3));
+    assert!(world.branches.is_committing(id).unwrap());
+    assert_eq!(world.view(id).chain[1], head);
+    assert_eq!(
+        told(&plan),
+        ["file also 4 text", "remove d/g", "file f 3 ONE", "make new Directory", "link also new/x"]
+    );
+    assert_eq!(world.refused(&Command::CommitPrepare { branch: "a".into(), dry_run: false }), ErrorCode::Busy);
+    assert_eq!(world.refused(&Command::BranchDelete { name: "a".into(), dry_run: false }), ErrorCode::Busy);
+    let pending: Vec<CommitPlan> = world.ask(&Command::CommitPending).unwrap();
+    assert_eq!((pending[0].id, &pending[0].journal), (plan.id, &plan.journal));
+
+    let base = world.base();
+    fs::write(base.join("f"), "ONE").unwrap();
+    fs::remove_file(base.join("d/g")).unwrap();
+    world.branches.handle(&Command::CommitFinish { id: plan.id }).unwrap();
+    assert_eq!(world.view(id).chain.len(), 1);
+    assert!(world.diff("a").is_empty());
+    assert!(!plan.journal.unwrap().exists());
+    assert_eq!(world.core.contents.ids().unwrap().count(), 0);
+    assert_eq!(world.refused(&Command::CommitFinish { id: plan.id }), ErrorCode::NotFound);
+    // Its pre-images are of now.
+    world.write(id, "f", "third");
+    assert!(conflicts(&world).is_empty());
+}
+
+#[test]
+fn snapshots_outlive_a_commit() {
+    let mut world = World::new();
+    let id = world.make("a");
+    world.write(id, "f", "ONE");
+    world.ask::<SnapshotInfo>(&Command::SnapshotCreate { branch: "a".into(), name: "s".into() }).unwrap();
+    let plan = prepare(&world, false);
+    world.branches.handle(&Command::CommitFinish { id: plan.id }).unwrap();
+    world.restart();
+    assert!(world.diff("a").is_empty());
+    world.ask::<BranchInfo>(&create("b", None, Some("a@s"), false)).unwrap();
+    assert_eq!(world.diff("b"), ["Modified f file 3"]);
+}
+
+#[test]
+fn an_abort_leaves_the_branch_as_it_is() {
+    let world = World::new();
+    let id = world.make("a");
+    world.write(id, "f", "ONE");
+    let plan = prepare(&world, false);
+    world.branches.handle(&Command::CommitAbort { id: plan.id }).unwrap();
+    assert!(!plan.journal.unwrap().exists());
+    assert_eq!(world.diff("a"), ["Modified f file 3"]);
+    assert!(prepare(&world, false).journal.is_some());
+}
+
+#[test]
+fn refusals() {
+    let world = World::new();
+    let id = world.make("a");
+    let command = Command::CommitPrepare { branch: "a".into(), dry_run: false };
+    lock(&world.core.branch(id).unwrap().sessions).push(SessionId(1));
+    assert_eq!(world.refused(&command), ErrorCode::Busy);
+    lock(&world.core.branch(id).unwrap().sessions).clear();
+    assert_eq!((prepare(&world, false).id, prepare(&world, false).journal), (0, None));
+    world.ask::<BranchInfo>(&create("e", None, None, false)).unwrap();
+    assert_eq!(world.refused(&Command::CommitPrepare { branch: "e".into(), dry_run: true }), ErrorCode::Usage);
+}
+
+#[test]
+fn moved_objects_of_the_base_are_moved() {
+    let world = World::new();
+    let id = world.make("a");
+    world.move_d(id, "e");
+    world.add(id, world.ino("d"), "h", "x");
+    world.unlink(id, "d", "g");
+    assert_eq!(told(&prepare(&world, false)), ["move d e", "remove e/g", "file e/h 1 x"]);
+}
+
+#[test]
+fn a_further_name_of_a_base_file_is_a_link_and_attributes_come_last() {
+    let world = World::new();
+    let id = world.make("a");
+    let (object, root) = (world.ino("f"), world.ino(""));
+    world.change(id, |view, change| {
+        let body = crate::core::record::Body::File(crate::core::record::FileBody::Base);
+        let (object, mut record) = world.base_record(view, change, "f", body);
+        record.mode = 0o600;
+        change.object(object, &record);
+    });
+    world.name(id, root, "again", DirentRecord::Entry { object, kind: FileKind::Regular });
+    assert_eq!(told(&prepare(&world, false)), ["link f again", "attributes f"]);
+}
+
+#[test]
+fn conflicts_are_found() {
+    let world = World::new();
+    let id = world.make("a");
+    let (base, root) = (world.base(), world.ino(""));
+    world.write(id, "f", "mine");
+    world.unlink(id, "d", "g");
+    world.add(id, root, "new", "mine");
+    world.add(id, root, "same", "equal");
+    assert!(conflicts(&world).is_empty());
+
+    fs::write(base.join("f"), "theirs!").unwrap();
+    fs::write(base.join("d/g"), "theirs!").unwrap();
+    fs::write(base.join("new"), "theirs!").unwrap();
+    assert_eq!(conflicts(&world), ["d/g: deleted here, modified in the base", "f: both modified", "new: both added"]);
+    let plan = prepare(&world, false);
+    assert_eq!((plan.id, plan.journal, plan.conflicts.len()), (0, None, 3));
+    world.branches.handle(&Command::CommitAbort { id: 0 }).unwrap();
+
+    // Deleted on both sides is nothing; another file in its place is a conflict, as is none.
+    fs::remove_file(base.join("d/g")).unwrap();
+    fs::remove_file(base.join("new")).unwrap();
+    fs::write(base.join("f2"), "other").unwrap();
+    fs::rename(base.join("f2"), base.join("f")).unwrap();
+    assert_eq!(conflicts(&world), ["f: both modified"]);
+    fs::remove_file(base.join("f")).unwrap();
+    assert_eq!(conflicts(&world), ["f: modified here, deleted in the base"]);
+}
+
+#[test]
+fn a_fork_finds_the_preimages_of_its_source() {
+    let world = World::new();
+    let id = world.make("src");
+    world.write(id, "f", "mine");
+    world.unlink(id, "d", "g");
+    world.ask::<BranchInfo>(&create("a", None, Some("src"), false)).unwrap();
+    assert!(conflicts(&world).is_empty());
+    fs::write(world.base().join("f"), "theirs!").unwrap();
+    assert_eq!(conflicts(&world), ["f: both modified"]);
+}

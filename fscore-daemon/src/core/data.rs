@@ -1,0 +1,240 @@
+//! File data: reading, writing, sizes, holes. Data is found by object, never by handle, so that a
+//! copy-up is seen at once by every reader.
+
+use super::copy_up::Source;
+use super::edit::Edit;
+use super::error::{FsError, FsResult, io, sys};
+use super::ids::ObjectId;
+use super::record::{Body, FileBody};
+use super::session::{Op, Session};
+use super::view::View;
+use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
+use nix::unistd::{Whence, ftruncate, lseek64};
+use shm_transport::mem::Payload;
+use shm_transport::wire::{NodeId, Opened, Reply};
+use std::os::fd::AsFd;
+
+/// Zeros to answer reads of holes with, a piece at a time.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+impl Session {
+    /// `OPEN`.
+    pub(super) fn open_file(&self, op: &Op<'_>, object: ObjectId, flags: u32, kill: bool) -> FsResult<Reply> {
+        let writes = flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32;
+        if self.read_only && writes {
+            return Err(FsError::ReadOnly);
+        }
+        if flags & libc::O_TRUNC as u32 != 0 {
+            self.resize(op.view, object, 0)?;
+            let _names = self.branch.names();
+            let mut edit = Edit::new(&self.core, op.view);
+            let now = edit.now;
+            let record = edit.record(object)?;
+            (record.mtime, record.ctime) = (now, now);
+            if kill {
+                record.mode = super::attr::without_setid(record.mode);
+            }
+            let reply = Reply::Opened(Self::opened_own());
+            return self.finish(op, edit.into_change(), reply, self.core.store.as_ref());
+        }
+        match self.source(op.view, object)? {
+            Source::Hole(_) | Source::Content(_) => Ok(Reply::Opened(Self::opened_own())),
+            Source::Base(fd) => {
+                let base = op.view.base_of(object).ok_or(FsError::Stale)?;
+                let stat = base.stat_fd(&fd)?.attr;
+                let now = (stat.ctime, stat.size);
+                let before = super::state::lock(&self.seen).insert(object, now);
+                let keep_cache = op.view.frozen_base || before == Some(now);
+                Ok(Reply::Opened(Opened { keep_cache, ..Self::opened_own() }))
+            }
+        }
+    }
+
+    /// `READ`.
+    pub(super) fn read(
+        &self,
+        view: &View,
+        object: ObjectId,
+        offset: u64,
+        size: usize,
+        payload: &mut Payload<'_>,
+    ) -> FsResult<Reply> {
+        let size = size.min(payload.capacity());
+        let len = match self.source(view, object)? {
+            Source::Hole(end) => {
+                let len = end.saturating_sub(offset).min(size as u64) as usize;
+                let mut at = 0;
+                while at < len {
+                    let piece = (len - at).min(ZEROS.len());
+                    if !ZEROS.get(..piece).is_some_and(|z| payload.copy_in(at, z)) {
+                        return Err(FsError::Range);
+                    }
+                    at += piece;
+                }
+                len
+            }
+            Source::Content(content) => payload.read_from(content.as_fd(), offset, size).map_err(io("read content"))?,
+            Source::Base(fd) => payload.read_from(fd.as_fd(), offset, size).map_err(io("read base"))?,
+        };
+        Ok(Reply::Data { len: len as u32 })
+    }
+
+    /// `WRITE`: in place where the head owns the content, else after a copy-up.
+    pub(super) fn write(
+        &self,
+        op: &Op<'_>,
+        object: ObjectId,
+        offset: u64,
+        payload: &Payload<'_>,
+        len: usize,
+        kill: bool,
+    ) -> FsResult<Reply> {
+        if offset.checked_add(len as u64).is_none_or(|end| i64::try_from(end).is_err()) {
+            return Err(FsError::FileTooBig);
+        }
+        let written = self
+            .with_own_content(op.view, object, |fd| payload.write_to(fd, offset, len).map_err(io("write content")))?;
+        if kill {
+            self.strip_setid(op.view, object)?;
+        }
+        Ok(Reply::Written { size: written as u32 })
+    }
+
+    fn strip_setid(&self, view: &View, object: ObjectId) -> FsResult<()> {
+        let _names = self.branch.names();
+        let mut edit = Edit::new(&self.core, view);
+        let record = edit.record(object)?;
+        let mode = super::attr::without_setid(record.mode);
+        if mode == record.mode {
+            return Ok(());
+        }
+        record.mode = mode;
+        edit.into_change().commit(self.core.store.as_ref())
+    }
+
+    /// Whether a write to the node would have to copy first.
+    pub(super) fn would_copy(&self, node: NodeId) -> bool {
+        let view = self.branch.view();
+        let Ok(object) = self.object(&view, node) else { return false };
+        match view.object(object) {
+            Ok(Some(found)) => match found.value.body {
+                Body::File(FileBody::Content(id)) => !self.owned(id, view.head()).unwrap_or(false),
+                Body::File(FileBody::Base) => true,
+                Body::File(FileBody::Hole { .. })
+                | Body::Directory { .. }
+                | Body::Symlink { .. }
+                | Body::Special { .. } => false,
+            },
+            Ok(None) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// Sets the size; times follow as `ftruncate(2)` has them.
+    pub(super) fn resize(&self, view: &View, object: ObjectId, size: u64) -> FsResult<()> {
+        let length = i64::try_from(size).map_err(|_| FsError::FileTooBig)?;
+        let exclusive = self.branch.contents.exclusive(object);
+        let names = self.branch.names();
+        let mut edit = Edit::new(&self.core, view);
+        let now = edit.now;
+        let record = edit.record(object)?;
+        let Body::File(body) = record.body else {
+            return Err(if matches!(record.body, Body::Directory { .. }) {
+                FsError::IsDirectory
+            } else {
+                FsError::Invalid
+            });
+        };
+        let in_place = matches!(body, FileBody::Content(id) if self.owned(id, view.head())?);
+        if !in_place && (size == 0 || matches!(body, FileBody::Hole { .. })) {
+            record.body = Body::File(FileBody::Hole { size });
+            record.own_times = false;
+            (record.mtime, record.ctime) = (now, now);
+            return edit.into_change().commit(self.core.store.as_ref());
+        }
+        drop(edit);
+        drop(names);
+        let content = self.copy_up(view, object, &exclusive)?;
+        ftruncate(content.as_fd(), length).map_err(sys("set size"))
+    }
+
+    /// `FSYNC`: first the bytes, then the records that refer to them.
+    pub(super) fn fsync(&self, view: &View, object: ObjectId, datasync: bool) -> FsResult<Reply> {
+        if let Source::Content(content) = self.source(view, object)? {
+            content.sync(datasync).map_err(io("sync content"))?;
+        }
+        self.core.store.sync()?;
+        Ok(Reply::Ok)
+    }
+
+    /// `FALLOCATE`: allocation, holes and zeros; shifting ranges is not served.
+    pub(super) fn fallocate(
+        &self,
+        view: &View,
+        object: ObjectId,
+        offset: u64,
+        length: u64,
+        mode: u32,
+    ) -> FsResult<Reply> {
+        let flags = FallocateFlags::from_bits(mode as i32).ok_or(FsError::Unsupported)?;
+        let shifts = FallocateFlags::FALLOC_FL_COLLAPSE_RANGE | FallocateFlags::FALLOC_FL_INSERT_RANGE;
+        if flags.intersects(shifts) {
+            return Err(FsError::Unsupported);
+        }
+        let (from, len) = (i64::try_from(offset), i64::try_from(length));
+        let (Ok(from), Ok(len)) = (from, len) else { return Err(FsError::FileTooBig) };
+        self.with_own_content(view, object, |fd| fallocate(fd, flags, from, len).map_err(sys("allocate")))?;
+        Ok(Reply::Ok)
+    }
+
+    /// `LSEEK` for data and holes.
+    pub(super) fn seek(&self, view: &View, object: ObjectId, offset: u64, whence: u32) -> FsResult<Reply> {
+        let to = match whence as i32 {
+            libc::SEEK_DATA => Whence::SeekData,
+            libc::SEEK_HOLE => Whence::SeekHole,
+            _ => return Err(FsError::Invalid),
+        };
+        let from = i64::try_from(offset).map_err(|_| FsError::NoSuchOffset)?;
+        // The descriptors are shared but only ever used with explicit offsets: their own does not matter.
+        let found = match self.source(view, object)? {
+            Source::Hole(size) if offset < size && whence as i32 == libc::SEEK_HOLE => offset,
+            Source::Hole(_) => return Err(FsError::NoSuchOffset),
+            Source::Content(content) => lseek64(content.as_fd(), from, to).map_err(sys("seek"))? as u64,
+            Source::Base(fd) => lseek64(fd.as_fd(), from, to).map_err(sys("seek"))? as u64,
+        };
+        Ok(Reply::Offset(found))
+    }
+
+    /// `COPY_FILE_RANGE`.
+    pub(super) fn copy_range(
+        &self,
+        view: &View,
+        from: (ObjectId, u64),
+        to: (ObjectId, u64),
+        length: u64,
+    ) -> FsResult<Reply> {
+        let (Ok(mut in_at), Ok(mut out_at)) = (i64::try_from(from.1), i64::try_from(to.1)) else {
+            return Err(FsError::FileTooBig);
+        };
+        let source = match self.source(view, from.0)? {
+            Source::Hole(_) => return Err(FsError::Unsupported),
+            Source::Content(_) | Source::Base(_) if from.0 == to.0 => {
+                // Copy up first, so that both ends are the same file.
+                self.with_own_content(view, to.0, |_| Ok(()))?;
+                self.source(view, from.0)?
+            }
+            other @ (Source::Content(_) | Source::Base(_)) => other,
+        };
+        let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
+        let copied = self.with_own_content(view, to.0, |fd| {
+            let copy = match &source {
+                Source::Content(c) => copy_file_range(c.as_fd(), Some(&mut in_at), fd, Some(&mut out_at), length),
+                Source::Base(b) => copy_file_range(b.as_fd(), Some(&mut in_at), fd, Some(&mut out_at), length),
+                Source::Hole(_) => return Err(FsError::Unsupported),
+            };
+            // The host copies within one file system only; the kernel then copies by reading and writing.
+            copy.map_err(|e| if e == nix::errno::Errno::EXDEV { FsError::Unsupported } else { sys("copy range")(e) })
+        })?;
+        Ok(Reply::Offset(copied as u64))
+    }
+}

@@ -1,0 +1,194 @@
+//! One change of records: reads each record once, changes it in memory, commits all of them together.
+//!
+//! Whoever makes an `Edit` holds the branch's `names` lock until it is committed.
+
+use super::change::Change;
+use super::error::{FsError, FsResult};
+use super::ids::ObjectId;
+use super::record::{Body, DirentRecord, FileBody, ObjectRecord};
+use super::state::Core;
+use super::view::{Child, View};
+use shm_transport::wire::{FileKind, Timestamp};
+use std::collections::BTreeMap;
+
+/// Most names of one object, as on ext4.
+const LINK_MAX: u32 = 65_000;
+
+/// A set of changed records and names on their way into one batch.
+pub struct Edit<'a> {
+    core: &'a Core,
+    view: &'a View,
+    /// The batch.
+    pub change: Change,
+    records: BTreeMap<ObjectId, ObjectRecord>,
+    /// The time of the change.
+    pub now: Timestamp,
+}
+
+impl std::fmt::Debug for Edit<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Edit").field("records", &self.records).finish_non_exhaustive()
+    }
+}
+
+/// The record that a base object would have if the branch had made it: what the base says now.
+pub fn record_from_base(view: &View, object: ObjectId) -> FsResult<ObjectRecord> {
+    let base = view.base_of(object).ok_or(FsError::Stale)?;
+    let stat = base.stat(object)?;
+    let a = stat.attr;
+    let body = match stat.kind {
+        FileKind::Regular => Body::File(FileBody::Base),
+        FileKind::Symlink => Body::Symlink { target: base.read_link(object)? },
+        FileKind::Directory if object == view.root => Body::Directory { parent: object, name: Vec::new() },
+        FileKind::Directory => {
+            let (parent, name) = base.locators(object).pop().ok_or(FsError::Stale)?;
+            Body::Directory { parent, name }
+        }
+        kind @ (FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice) => {
+            Body::Special { kind, rdev: a.rdev }
+        }
+    };
+    Ok(ObjectRecord {
+        mode: a.mode & 0o7777,
+        uid: a.uid,
+        gid: a.gid,
+        nlink: a.nlink,
+        atime: a.atime,
+        mtime: a.mtime,
+        ctime: a.ctime,
+        btime: a.btime,
+        own_times: false,
+        body,
+    })
+}
+
+/// The directory that a directory is in; `None` for a root or one that is gone.
+pub fn parent_of(view: &View, dir: ObjectId) -> FsResult<Option<ObjectId>> {
+    let body = match view.object(dir)? {
+        Some(found) => found.value.body,
+        None => match record_from_base(view, dir) {
+            Ok(record) => record.body,
+            Err(FsError::Stale) => return Ok(None),
+            Err(e) => return Err(e),
+        },
+    };
+    match body {
+        Body::Directory { parent, .. } => Ok((dir != view.root).then_some(parent)),
+        Body::File(_) | Body::Symlink { .. } | Body::Special { .. } => Err(FsError::NotDirectory),
+    }
+}
+
+impl<'a> Edit<'a> {
+    /// Nothing changed yet.
+    pub fn new(core: &'a Core, view: &'a View) -> Self {
+        Self { core, view, change: Change::new(view), records: BTreeMap::new(), now: core.clock.now() }
+    }
+
+    /// The record of an object, to be changed. For a base object's first change its pre-image is kept.
+    pub fn record(&mut self, object: ObjectId) -> FsResult<&mut ObjectRecord> {
+        if !self.records.contains_key(&object) {
+            let record = match self.view.object(object)? {
+                Some(found) => found.value,
+                None => {
+                    let record = record_from_base(self.view, object)?;
+                    if let Some(base) = self.view.base_of(object) {
+                        let identity = base.stat(object)?.identity();
+                        self.change.preimage(self.core.store.as_ref(), object, &identity);
+                    }
+                    record
+                }
+            };
+            self.records.insert(object, record);
+        }
+        self.records.get_mut(&object).ok_or(FsError::Stale)
+    }
+
+    /// Adds a record of a new object.
+    pub fn insert(&mut self, object: ObjectId, record: ObjectRecord) {
+        self.records.insert(object, record);
+    }
+
+    /// The record of a directory in which names may be made.
+    pub fn live_directory(&mut self, dir: ObjectId) -> FsResult<&mut ObjectRecord> {
+        let record = self.record(dir)?;
+        if record.kind() != FileKind::Directory {
+            return Err(FsError::NotDirectory);
+        }
+        if record.nlink == 0 { Err(FsError::NotFound) } else { Ok(record) }
+    }
+
+    /// A name was made or removed in `dir`; `subdirs` says by how many directories its links change.
+    pub fn touch_directory(&mut self, dir: ObjectId, subdirs: i32) -> FsResult<()> {
+        let now = self.now;
+        let record = self.live_directory(dir)?;
+        (record.mtime, record.ctime) = (now, now);
+        // A file system that does not count subdirectories says 1; it stays so.
+        if record.nlink >= 2 {
+            record.nlink = record.nlink.saturating_add_signed(subdirs).max(2);
+        }
+        Ok(())
+    }
+
+    fn note_base_name(&mut self, dir: ObjectId, name: &[u8]) -> FsResult<Option<ObjectId>> {
+        let Some(base) = self.view.base_of(dir) else { return Ok(None) };
+        let found = base.lookup(dir, name)?.map(|s| s.object);
+        self.change.prename(self.core.store.as_ref(), dir, name, found);
+        Ok(found)
+    }
+
+    /// Makes `name` lead to `object`.
+    pub fn put_name(&mut self, dir: ObjectId, name: &[u8], object: ObjectId, kind: FileKind) -> FsResult<()> {
+        self.note_base_name(dir, name)?;
+        self.change.dirent(dir, name, DirentRecord::Entry { object, kind }, true);
+        Ok(())
+    }
+
+    /// Removes `name`.
+    pub fn remove_name(&mut self, dir: ObjectId, name: &[u8]) -> FsResult<()> {
+        let in_base = self.note_base_name(dir, name)?.is_some();
+        let older = View { chain: self.view.chain.iter().skip(1).copied().collect(), ..self.view.clone() };
+        let inherited = match older.dirent(dir, name)?.map(|v| v.value) {
+            Some(DirentRecord::Entry { .. }) => true,
+            Some(DirentRecord::Whiteout) => false,
+            None => in_base,
+        };
+        self.change.dirent(dir, name, DirentRecord::Whiteout, inherited);
+        self.change.batch.reclaims = true;
+        Ok(())
+    }
+
+    /// Takes one name from an object that is not a directory, or the only one from a directory.
+    pub fn drop_link(&mut self, child: &Child) -> FsResult<()> {
+        let now = self.now;
+        let record = self.record(child.object)?;
+        record.ctime = now;
+        record.nlink = if child.kind == FileKind::Directory { 0 } else { record.nlink.saturating_sub(1) };
+        if record.nlink == 0 {
+            self.change.orphan(child.object);
+        }
+        Ok(())
+    }
+
+    /// Gives an object that is not a directory one more name.
+    pub fn add_link(&mut self, object: ObjectId) -> FsResult<()> {
+        let now = self.now;
+        let record = self.record(object)?;
+        if record.nlink >= LINK_MAX {
+            return Err(FsError::TooManyLinks);
+        }
+        record.nlink += 1;
+        record.ctime = now;
+        if record.nlink == 1 {
+            self.change.unorphan(object);
+        }
+        Ok(())
+    }
+
+    /// The change as one batch, all records in it.
+    pub fn into_change(mut self) -> Change {
+        for (object, record) in &self.records {
+            self.change.object(*object, record);
+        }
+        self.change
+    }
+}

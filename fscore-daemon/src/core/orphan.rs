@@ -1,0 +1,73 @@
+//! Objects without a name: kept while somebody may hold them, then given back.
+
+use super::change::Change;
+use super::error::{FsError, FsResult, io};
+use super::ids::ObjectId;
+use super::keys;
+use super::record::{Body, ContentRecord, FileBody};
+use super::session::Session;
+use super::state::{Branch, Core, lock};
+use super::view::View;
+use shm_transport::wire::{NodeId, Reply};
+
+impl Session {
+    /// `FORGET`: the kernel holds these nodes no longer.
+    pub(super) fn forget(&self, view: &View, nodes: impl Iterator<Item = NodeId>) -> FsResult<Reply> {
+        // Another mount of the branch may hold the object; then the last mount's end gives it back.
+        let alone = lock(&self.branch.sessions).len() <= 1;
+        for node in nodes {
+            let Ok(object) = self.object(view, node) else { continue };
+            lock(&self.seen).remove(&object);
+            if alone && self.core.store.get(&keys::orphan(self.branch.id, object)).is_some() {
+                reclaim(&self.core, &self.branch, view, object)?;
+            }
+        }
+        Ok(Reply::Ok)
+    }
+}
+
+/// Gives back every orphan of a branch that nobody has mounted.
+pub fn reclaim_all(core: &Core, branch: &Branch) -> FsResult<()> {
+    let view = branch.view();
+    let prefix = keys::prefix(b'U', &[branch.id.0]);
+    let mut orphans = Vec::new();
+    core.store.scan(&prefix, &mut |key, _| {
+        let ours = key.starts_with(&prefix);
+        if ours && let Some(object) = keys::number(key, 1) {
+            orphans.push(ObjectId(object));
+        }
+        ours
+    });
+    for object in orphans {
+        reclaim(core, branch, &view, object)?;
+    }
+    Ok(())
+}
+
+fn reclaim(core: &Core, branch: &Branch, view: &View, object: ObjectId) -> FsResult<()> {
+    let _content = branch.contents.exclusive(object);
+    let _names = branch.names();
+    let mut change = Change::new(view);
+    change.batch.reclaims = true;
+    change.unorphan(object);
+    let mut gone = None;
+    if let Some(found) = view.object(object)?
+        && found.value.nlink == 0
+        && found.epoch == view.head()
+    {
+        if let Body::File(FileBody::Content(id)) = found.value.body {
+            let bytes = core.store.get(&keys::content(id)).ok_or(FsError::Damaged("content record missing"))?;
+            if ContentRecord::decode(&bytes)?.epoch == view.head() {
+                change.drop_content(id);
+                gone = Some(id);
+            }
+        }
+        change.drop_object(object);
+        change.drop_xattrs(object);
+    }
+    change.commit(core.store.as_ref())?;
+    match gone {
+        Some(id) => core.contents.remove(id).map_err(io("remove content")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,128 @@
+//! Extended attributes. The first change of an object's set takes the base's set over.
+
+use super::edit::Edit;
+use super::error::{FsError, FsResult};
+use super::ids::ObjectId;
+use super::record::XattrSet;
+use super::session::{Op, Session};
+use super::view::View;
+use shm_transport::mem::Payload;
+use shm_transport::wire::{Reply, limits};
+
+/// Most bytes of names and values of one object, so that a set stays one modest record.
+const SET_MAX: usize = 1 << 20;
+
+/// POSIX ACLs are not served yet: the kernel must not believe that they are kept.
+fn served(name: &[u8]) -> FsResult<()> {
+    if name.starts_with(b"system.") { Err(FsError::Unsupported) } else { Ok(()) }
+}
+
+fn set_of(view: &View, object: ObjectId) -> FsResult<XattrSet> {
+    if let Some(found) = view.xattrs(object)? {
+        return Ok(found.value);
+    }
+    let Some(base) = view.base_of(object) else { return Ok(XattrSet::default()) };
+    let mut set = base.xattrs(object)?;
+    set.retain(|(name, _)| served(name).is_ok());
+    set.sort();
+    Ok(XattrSet(set))
+}
+
+fn answer(bytes: &[u8], size: usize, payload: &mut Payload<'_>) -> FsResult<Reply> {
+    let len = bytes.len() as u32;
+    if size == 0 {
+        return Ok(Reply::XattrSize { size: len });
+    }
+    if bytes.len() > size || !payload.copy_in(0, bytes) {
+        return Err(FsError::Range);
+    }
+    Ok(Reply::Data { len })
+}
+
+impl Session {
+    /// `GETXATTR`.
+    pub(super) fn get_xattr(
+        &self,
+        view: &View,
+        object: ObjectId,
+        name: &[u8],
+        size: usize,
+        payload: &mut Payload<'_>,
+    ) -> FsResult<Reply> {
+        served(name)?;
+        let set = set_of(view, object)?;
+        let value = set.0.iter().find(|(n, _)| n == name).map(|(_, v)| v).ok_or(FsError::NoData)?;
+        answer(value, size, payload)
+    }
+
+    /// `LISTXATTR`.
+    pub(super) fn list_xattrs(
+        &self,
+        view: &View,
+        object: ObjectId,
+        size: usize,
+        payload: &mut Payload<'_>,
+    ) -> FsResult<Reply> {
+        let mut list = Vec::new();
+        for (name, _) in set_of(view, object)?.0 {
+            list.extend_from_slice(&name);
+            list.push(0);
+        }
+        if list.len() > limits::XATTR_SIZE_MAX {
+            return Err(FsError::TooBig);
+        }
+        answer(&list, size, payload)
+    }
+
+    /// `SETXATTR`.
+    pub(super) fn set_xattr(
+        &self,
+        op: &Op<'_>,
+        object: ObjectId,
+        name: &[u8],
+        value: Vec<u8>,
+        flags: u32,
+    ) -> FsResult<Reply> {
+        served(name)?;
+        let _names = self.branch.names();
+        let mut set = set_of(op.view, object)?;
+        let at = set.0.binary_search_by(|(n, _)| n.as_slice().cmp(name));
+        if at.is_ok() && flags & libc::XATTR_CREATE as u32 != 0 {
+            return Err(FsError::Exists);
+        }
+        match at {
+            Ok(at) => {
+                if let Some(slot) = set.0.get_mut(at) {
+                    slot.1 = value;
+                }
+            }
+            Err(_) if flags & libc::XATTR_REPLACE as u32 != 0 => return Err(FsError::NoData),
+            Err(at) => set.0.insert(at, (name.to_vec(), value)),
+        }
+        if set.0.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>() > SET_MAX {
+            return Err(FsError::Store(crate::store::StoreError::Full));
+        }
+        self.put_set(op, object, &set)
+    }
+
+    /// `REMOVEXATTR`.
+    pub(super) fn remove_xattr(&self, op: &Op<'_>, object: ObjectId, name: &[u8]) -> FsResult<Reply> {
+        served(name)?;
+        let _names = self.branch.names();
+        let mut set = set_of(op.view, object)?;
+        let before = set.0.len();
+        set.0.retain(|(n, _)| n != name);
+        if set.0.len() == before {
+            return Err(FsError::NoData);
+        }
+        self.put_set(op, object, &set)
+    }
+
+    fn put_set(&self, op: &Op<'_>, object: ObjectId, set: &XattrSet) -> FsResult<Reply> {
+        let mut edit = Edit::new(&self.core, op.view);
+        let now = edit.now;
+        edit.record(object)?.ctime = now;
+        edit.change.xattrs(object, set);
+        self.finish(op, edit.into_change(), Reply::Ok, self.core.store.as_ref())
+    }
+}

@@ -1,0 +1,234 @@
+//! Control connections: call lines in, answer lines out.
+
+use super::Daemon;
+use super::failure::{failure, hinted};
+use super::session::{self, Kept, Mounts};
+use crate::core::state::lock;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use shm_transport::control::line::{Line, LineError, LineStream, Peer};
+use shm_transport::control::{Answer, Call, Command, ErrorCode, Failure, LINE_MAX, Status, VERSION};
+use shm_transport::handshake::Attach;
+use shm_transport::stats::Counter;
+use std::io::Read;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+/// A peer that does not read its answer for so long is given up.
+const WRITE_MAX: Duration = Duration::from_secs(30);
+/// Longest silence while the rest of a refused line is read away.
+const LINGER: Duration = Duration::from_millis(200);
+/// Most bytes that are read away.
+const LINGER_BYTES: u64 = 4 * LINE_MAX as u64;
+
+/// The part of a call that every version has.
+#[derive(Deserialize)]
+struct Spoken {
+    v: u32,
+}
+
+/// What a call led to.
+enum Outcome {
+    Answer(Result<Value, Failure>),
+    /// Answer, then stop the daemon.
+    Stop,
+    Attached(Kept),
+}
+
+/// Refuses a connection with one answer.
+pub(super) fn refuse(stream: UnixStream, refusal: Failure) {
+    let told = stream.set_write_timeout(Some(LINGER)).map_err(LineError::from);
+    let told = told.and_then(|()| LineStream::new(stream).write(&Answer::Error(refusal)));
+    if let Err(error) = told {
+        tracing::debug!(%error, "a refused peer could not be told");
+    }
+}
+
+/// Serves one connection to its end.
+pub(super) fn converse(daemon: &Daemon, stream: UnixStream) {
+    let peer = match Peer::of(&stream) {
+        Ok(peer) if peer.is_own_or_root() => peer,
+        Ok(peer) => {
+            tracing::warn!(uid = peer.uid, pid = peer.pid, "refused a connection of another user");
+            let message = format!("this daemon serves user {} and root only", nix::unistd::geteuid());
+            refuse(
+                stream,
+                hinted(ErrorCode::Denied, message, "run a daemon of your own: leave out --socket and --store"),
+            );
+            return;
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot tell who connected");
+            return;
+        }
+    };
+    if let Err(error) = stream.set_write_timeout(Some(WRITE_MAX)) {
+        tracing::warn!(%error, "cannot limit the wait for a peer");
+        return;
+    }
+    if let Err(error) = talk(daemon, LineStream::new(stream), peer) {
+        tracing::debug!(%error, pid = peer.pid, "a control connection ended");
+    }
+}
+
+fn talk(daemon: &Daemon, mut lines: LineStream, peer: Peer) -> Result<(), LineError> {
+    loop {
+        let line = match lines.read() {
+            Ok(Some(line)) => line,
+            Ok(None) => return Ok(()),
+            Err(error @ LineError::TooLong) => {
+                lines.write(&Answer::Error(failure(ErrorCode::Usage, error.to_string())))?;
+                linger(&lines.into_stream());
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let outcome = match understand(&line) {
+            Ok(command) => obey(daemon, command, line.fds, peer),
+            Err(refusal) => Outcome::Answer(Err(refusal)),
+        };
+        daemon.stats.add(Counter::ControlCalls, 1);
+        match outcome {
+            Outcome::Answer(result) => answer(&mut lines, result)?,
+            Outcome::Stop => {
+                let told = answer(&mut lines, Ok(Value::Null));
+                daemon.stop();
+                return told;
+            }
+            Outcome::Attached(kept) => {
+                return match answer(&mut lines, value(&Kept::answer())) {
+                    Ok(()) => {
+                        kept.keep(lines.into_stream());
+                        Ok(())
+                    }
+                    Err(error) => {
+                        kept.drop_link();
+                        Err(error)
+                    }
+                };
+            }
+        }
+    }
+}
+
+/// Reads away what a peer is still sending, so that it gets to read the answer.
+fn linger(stream: &UnixStream) {
+    let read_away = || {
+        stream.shutdown(Shutdown::Write)?;
+        stream.set_read_timeout(Some(LINGER))?;
+        std::io::copy(&mut stream.take(LINGER_BYTES), &mut std::io::sink())
+    };
+    if let Err(error) = read_away() {
+        tracing::debug!(%error, "the rest of a refused line was not read");
+    }
+}
+
+fn answer(lines: &mut LineStream, result: Result<Value, Failure>) -> Result<(), LineError> {
+    let answer = match result {
+        Ok(value) => Answer::Ok(value),
+        Err(failure) => Answer::Error(failure),
+    };
+    match lines.write(&answer) {
+        Err(LineError::TooLong) => {
+            let message = format!("the answer exceeds {LINE_MAX} bytes");
+            lines.write(&Answer::Error(hinted(ErrorCode::Internal, message, "ask for a smaller part")))
+        }
+        other => other,
+    }
+}
+
+fn understand(line: &Line) -> Result<Command, Failure> {
+    let unclear = |e: LineError| failure(ErrorCode::Usage, e.to_string());
+    let Spoken { v } = line.parse().map_err(unclear)?;
+    if v != VERSION {
+        return Err(hinted(
+            ErrorCode::Version,
+            format!("the call speaks version {v} of the control protocol, this daemon version {VERSION}"),
+            "use an agentfs and an agentfsd of one release; restart the daemon after an update",
+        ));
+    }
+    line.parse::<Call>().map(|call| call.command).map_err(unclear)
+}
+
+fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer) -> Outcome {
+    let done = catch_unwind(AssertUnwindSafe(|| match command {
+        Command::Shutdown => Outcome::Stop,
+        Command::Attach { session, branch, mountpoint, read_only, epoch } => {
+            let attach = Attach { session, branch, mountpoint, read_only, epoch };
+            match session::attach(daemon, attach, fds, peer.pid) {
+                Ok(kept) => Outcome::Attached(kept),
+                Err(refusal) => Outcome::Answer(Err(refusal)),
+            }
+        }
+        Command::Detach { session } => Outcome::Answer(session::detach(daemon, session).map(|()| Value::Null)),
+        Command::Status => Outcome::Answer(value(&status(daemon))),
+        Command::Mounts => Outcome::Answer(value(&daemon.mounts.list())),
+        command @ (Command::BranchCreate { .. }
+        | Command::BranchList
+        | Command::BranchShow { .. }
+        | Command::BranchDelete { .. }
+        | Command::SnapshotCreate { .. }
+        | Command::SnapshotList { .. }
+        | Command::SnapshotDelete { .. }
+        | Command::Diff { .. }
+        | Command::CommitPrepare { .. }
+        | Command::CommitFinish { .. }
+        | Command::CommitAbort { .. }
+        | Command::CommitPending) => Outcome::Answer(of_branches(daemon, &command)),
+    }));
+    done.unwrap_or_else(|_| {
+        let message = "the daemon failed in the middle of the call";
+        Outcome::Answer(Err(hinted(ErrorCode::Internal, message, "this is a defect; the daemon's log tells more")))
+    })
+}
+
+fn of_branches(daemon: &Daemon, command: &Command) -> Result<Value, Failure> {
+    // These ask whether a branch is mounted; it must stay so until they are done.
+    let excludes_mounts =
+        matches!(command, Command::BranchDelete { .. } | Command::CommitPrepare { .. } | Command::CommitFinish { .. });
+    let _admin = excludes_mounts.then(|| lock(&daemon.admin));
+    let mut value = daemon.branches.handle(command)?;
+    if matches!(command, Command::BranchCreate { .. } | Command::BranchList | Command::BranchShow { .. }) {
+        fill_mounts(&daemon.mounts, &mut value);
+    }
+    Ok(value)
+}
+
+/// Tells of each branch where it is mounted.
+fn fill_mounts(mounts: &Mounts, value: &mut Value) {
+    if let Value::Array(branches) = value {
+        for branch in branches {
+            fill_mounts(mounts, branch);
+        }
+    } else if let Value::Object(branch) = value
+        && let Some(Value::String(name)) = branch.get("name")
+    {
+        let places = mounts.of_branch(name);
+        let places = places.iter().map(|place| Value::String(place.to_string_lossy().into_owned())).collect();
+        branch.insert("mounts".into(), Value::Array(places));
+    }
+}
+
+fn status(daemon: &Daemon) -> Status {
+    let (branches, snapshots) = daemon.branches.counts();
+    Status {
+        pid: std::process::id() as i32,
+        version: env!("CARGO_PKG_VERSION").into(),
+        store: daemon.config.paths.store.clone(),
+        socket: daemon.config.paths.socket.clone(),
+        uptime_seconds: daemon.started.elapsed().as_secs(),
+        recoveries: daemon.recoveries,
+        branches,
+        snapshots,
+        mounts: daemon.mounts.count(),
+        allow_base: daemon.config.allow_base.clone(),
+        refusing_writes: daemon.store.refusing_writes(),
+    }
+}
+
+fn value(data: &impl Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(data).map_err(|e| failure(ErrorCode::Internal, format!("the answer cannot be written: {e}")))
+}

@@ -1,0 +1,225 @@
+//! One connection of a session: from an attach to the end of its socket, of the daemon, or of the
+//! session's next attach.
+//!
+//! The thread that took the attach keeps the socket ([`Link::keep`]) until every request that was taken
+//! over this link is answered: the frontend takes the end of the socket for the end of all writing.
+
+use crate::core::session::Session;
+use crate::core::state::lock;
+use nix::errno::Errno as SysErrno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use shm_transport::doorbell::Doorbell;
+use shm_transport::mem::Payload;
+use shm_transport::stats::{Counter, MountStats, StatsWriter};
+use shm_transport::wire::{Errno, Op, Reply, Request};
+use shm_transport::{Context, DaemonEnd, Handler, TransportError};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Runs the requests of one link and counts them.
+#[derive(Debug)]
+struct Serving {
+    session: Arc<Session>,
+    stats: StatsWriter,
+    /// None when more mounts live than are counted each for itself.
+    row: Option<MountStats>,
+    requests: AtomicU64,
+}
+
+impl Handler for Serving {
+    fn may_block(&self, _ctx: &Context, request: &Request) -> bool {
+        self.session.may_block(request)
+    }
+
+    fn handle(&self, ctx: &Context, request: &Request, payload: &mut Payload<'_>, payload_len: u32) -> Reply {
+        if let Some(row) = &self.row {
+            row.begin();
+        }
+        let run = AssertUnwindSafe(|| self.session.run(ctx, request, payload, payload_len));
+        // The data under our locks is only ever replaced whole, so the session can go on.
+        let reply = catch_unwind(run).unwrap_or_else(|_| {
+            tracing::error!(session = %ctx.session, request = ?request, "a request panicked; it fails with EIO");
+            Reply::Error(Errno::EIO)
+        });
+        self.count(request, &reply);
+        reply
+    }
+}
+
+impl Serving {
+    fn count(&self, request: &Request, reply: &Reply) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let error = matches!(reply, Reply::Error(_));
+        let (read, written) = match (&request.op, reply) {
+            (Op::Read { .. }, Reply::Data { len }) => (u64::from(*len), 0),
+            (Op::Write { .. }, Reply::Written { size }) => (0, u64::from(*size)),
+            _ => (0, 0),
+        };
+        if let Some(row) = &self.row {
+            row.end(error, read, written);
+        } else {
+            self.stats.add(Counter::Requests, 1);
+            self.stats.add(Counter::Errors, u64::from(error));
+            self.stats.add(Counter::BytesRead, read);
+            self.stats.add(Counter::BytesWritten, written);
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Link {
+    end: DaemonEnd,
+    serving: Serving,
+    /// Readable from the moment when the link is to end; never taken.
+    ended: Doorbell,
+    ending: AtomicBool,
+    /// Held by the service thread that takes the next request.
+    pub(super) intake: Mutex<()>,
+    /// Threads and queued requests that still use the shared memory.
+    holds: Mutex<usize>,
+    released: Condvar,
+    /// Process id of the frontend.
+    pub(super) frontend_pid: i32,
+    /// When it began.
+    pub(super) since: Instant,
+}
+
+/// Keeps a link from counting as settled.
+#[derive(Debug)]
+pub(super) struct Hold(Arc<Link>);
+
+impl Hold {
+    pub(super) fn link(&self) -> &Link {
+        &self.0
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop();
+        }
+        let mut holds = lock(&self.0.holds);
+        *holds = holds.saturating_sub(1);
+        if *holds == 0 {
+            self.0.released.notify_all();
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn new(
+        end: DaemonEnd,
+        session: Arc<Session>,
+        stats: StatsWriter,
+        row: Option<MountStats>,
+        frontend_pid: i32,
+    ) -> io::Result<Arc<Self>> {
+        stats.add(Counter::Attaches, 1);
+        Ok(Arc::new(Self {
+            end,
+            serving: Serving { session, stats, row, requests: AtomicU64::new(0) },
+            ended: Doorbell::create()?,
+            ending: AtomicBool::new(false),
+            intake: Mutex::new(()),
+            holds: Mutex::new(0),
+            released: Condvar::new(),
+            frontend_pid,
+            since: Instant::now(),
+        }))
+    }
+
+    pub(super) fn hold(self: &Arc<Self>) -> Hold {
+        *lock(&self.holds) += 1;
+        Hold(Arc::clone(self))
+    }
+
+    pub(super) fn end(&self) -> &DaemonEnd {
+        &self.end
+    }
+
+    pub(super) fn handler(&self) -> &dyn Handler {
+        &self.serving
+    }
+
+    /// Requests answered.
+    pub(super) fn requests(&self) -> u64 {
+        self.serving.requests.load(Ordering::Relaxed)
+    }
+
+    /// Takes no more requests from now on.
+    pub(super) fn stop(&self) {
+        self.ending.store(true, Ordering::Release);
+        if let Err(error) = self.ended.ring() {
+            tracing::error!(%error, "a session cannot be told to end");
+        }
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
+    /// Ends because of an error of the transport.
+    pub(super) fn fail(&self, error: &TransportError) {
+        if !self.is_ending() {
+            tracing::warn!(session = %self.end.session(), epoch = self.end.epoch(), %error, "a session's connection ends");
+            if matches!(error, TransportError::Protocol { .. }) {
+                self.serving.stats.add(Counter::ProtocolErrors, 1);
+            }
+        }
+        self.stop();
+    }
+
+    /// Sleeps until `fd` is readable or the link is to end.
+    pub(super) fn wait(&self, fd: BorrowedFd<'_>) -> Result<(), TransportError> {
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN), PollFd::new(self.ended.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(SysErrno::EINTR) => Ok(()),
+            Err(e) => Err(TransportError::Io { what: "cannot wait for a session", source: e.into() }),
+        }
+    }
+
+    /// Waits until nothing uses the shared memory any more; false when `limit` passed before.
+    pub(super) fn settled(&self, limit: Option<Duration>) -> bool {
+        let holds = lock(&self.holds);
+        let busy = |holds: &mut usize| *holds > 0;
+        match limit {
+            None => {
+                drop(self.released.wait_while(holds, busy).unwrap_or_else(PoisonError::into_inner));
+                true
+            }
+            Some(limit) => {
+                let waited = self.released.wait_timeout_while(holds, limit, busy);
+                !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+            }
+        }
+    }
+
+    /// Keeps the socket until the link has ended and is settled.
+    pub(super) fn keep(&self, stream: UnixStream) {
+        // Nothing is ever sent here: anything to read is the end, an error, or a broken peer.
+        while !self.is_ending() && !readable(&stream) {
+            if let Err(error) = self.wait(stream.as_fd()) {
+                self.fail(&error);
+            }
+        }
+        self.stop();
+        self.settled(None);
+    }
+}
+
+/// Whether there is something to read, the end included. Does not wait.
+fn readable(stream: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut fds, PollTimeout::ZERO) {
+        Ok(ready) => ready > 0,
+        Err(SysErrno::EINTR) => false,
+        Err(_) => true,
+    }
+}

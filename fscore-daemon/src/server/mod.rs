@@ -1,0 +1,348 @@
+//! The daemon as a process: it opens the store, listens, and serves until it is told to stop.
+//!
+//! ```text
+//! main thread      accepts connections, waits for signals
+//! control thread   one per connection: answers calls; an attached one keeps its session's socket
+//! session threads  one per mount (up to four with several queue pairs): take and run requests
+//! blocking pool    a few, shared: run requests that may wait for a disk
+//! ```
+#![forbid(unsafe_code)]
+
+mod control;
+mod failure;
+mod link;
+mod pool;
+mod process;
+mod session;
+mod socket;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub use process::main;
+
+use crate::branch::Branches;
+use crate::config::Config;
+use crate::content::Contents;
+use crate::core::clock::{Clock, HostClock};
+use crate::core::error::FsError;
+use crate::core::keys;
+use crate::core::state::{Core, lock};
+use crate::store::{Batch, LogStore, Options, Store, StoreError};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use pool::Pool;
+use session::Mounts;
+use shm_transport::control::paths::PathError;
+use shm_transport::control::{ErrorCode, Failure};
+use shm_transport::doorbell::Doorbell;
+use shm_transport::stats::StatsWriter;
+use socket::Listener;
+use std::collections::HashMap;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Stack of a thread that runs requests. They are many, and requests do not recurse.
+const STACK_BYTES: usize = 256 << 10;
+/// Threads for requests that may wait for a disk.
+const POOL_THREADS: usize = 4;
+/// Most requests that wait for one of them.
+const POOL_QUEUE: usize = 64;
+/// Content files that are kept open while nobody uses them.
+const OPEN_FILES_MAX: usize = 1024;
+/// Most connections at a time, attached ones included.
+const CONNECTIONS_MAX: usize = 4096;
+/// Longest wait at the end for calls and requests that run.
+const STOP_MAX: Duration = Duration::from_secs(30);
+
+/// Why the daemon does not start, or does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The metadata store.
+    #[error("cannot open the store {store:?}: {source}")]
+    Store {
+        /// The store.
+        store: PathBuf,
+        /// Why.
+        source: StoreError,
+    },
+    /// What stands in the store.
+    #[error("cannot use the store {store:?}: {source}")]
+    Core {
+        /// The store.
+        store: PathBuf,
+        /// Why.
+        source: FsError,
+    },
+    /// The branches in it.
+    #[error("cannot use the branches in the store: {0}")]
+    Branches(Failure),
+    /// The socket's directory.
+    #[error(transparent)]
+    Path(#[from] PathError),
+    /// Another process listens there.
+    #[error("another daemon listens on {0:?}: stop it, or choose another socket with --socket PATH")]
+    SocketInUse(PathBuf),
+    /// Something that is no socket has its name.
+    #[error("{0:?} exists and is not a socket: remove it, or choose another one with --socket PATH")]
+    NotASocket(PathBuf),
+    /// The system refused something.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServeError {
+    move |source| ServeError::System { what: what.into(), source }
+}
+
+/// What all threads share.
+struct Daemon {
+    config: Config,
+    store: Arc<LogStore>,
+    core: Arc<Core>,
+    branches: Branches,
+    mounts: Mounts,
+    pool: Arc<Pool>,
+    stats: StatsWriter,
+    started: Instant,
+    recoveries: u64,
+    /// Held while a session is opened, and by commands that depend on a branch not being mounted.
+    admin: Mutex<()>,
+    connections: Connections,
+    stopping: AtomicBool,
+    stopped: Doorbell,
+}
+
+impl Daemon {
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        if let Err(error) = self.stopped.ring() {
+            tracing::error!(%error, "the daemon cannot be told to stop");
+        }
+    }
+}
+
+/// The open connections, so that their threads can be ended.
+#[derive(Debug, Default)]
+struct Connections {
+    next: AtomicU64,
+    open: Mutex<HashMap<u64, UnixStream>>,
+    changed: Condvar,
+}
+
+impl Connections {
+    fn add(&self, stream: &UnixStream) -> io::Result<u64> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let stream = stream.try_clone()?;
+        lock(&self.open).insert(id, stream);
+        Ok(id)
+    }
+
+    fn remove(&self, id: u64) {
+        lock(&self.open).remove(&id);
+        self.changed.notify_all();
+    }
+
+    fn count(&self) -> usize {
+        lock(&self.open).len()
+    }
+
+    /// Lets every thread finish what it does, and waits for them; false when that took too long.
+    fn finish(&self) -> bool {
+        let open = lock(&self.open);
+        for stream in open.values() {
+            // Answers still go out. An error says that the peer is gone already.
+            if let Err(error) = stream.shutdown(Shutdown::Read) {
+                tracing::debug!(%error, "a connection was closed already");
+            }
+        }
+        let waited = self.changed.wait_timeout_while(open, STOP_MAX, |open| !open.is_empty());
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+}
+
+/// A daemon that listens, and serves as soon as it [`Self::run`]s.
+pub struct Server {
+    daemon: Arc<Daemon>,
+    listener: Listener,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("config", &self.daemon.config).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Opens the store and the socket.
+    pub fn start(config: Config) -> Result<Self, ServeError> {
+        let dir = config.paths.store.clone();
+        let store = LogStore::open(&dir, Options::default())
+            .map_err(|source| ServeError::Store { store: dir.clone(), source })?;
+        let store = Arc::new(store);
+        let begun = Self::begin(config, &store);
+        if begun.is_err()
+            && let Err(error) = store.close()
+        {
+            tracing::error!(%error, "the store could not be closed in order");
+        }
+        begun
+    }
+
+    fn begin(mut config: Config, store: &Arc<LogStore>) -> Result<Self, ServeError> {
+        let dir = config.paths.store.clone();
+        let recoveries = recoveries(store);
+        for base in &mut config.allow_base {
+            // One that does not exist yet stays as it was written.
+            if let Ok(path) = base.canonicalize() {
+                *base = path;
+            }
+        }
+        let contents = Contents::open(&dir.join("contents"), OPEN_FILES_MAX)
+            .map_err(system(format!("cannot open the contents in {}", dir.display())))?;
+        let dynamic: Arc<dyn Store> = Arc::<LogStore>::clone(store);
+        let core = Core::open(dynamic, Arc::new(contents), Arc::new(HostClock))
+            .map_err(|source| ServeError::Core { store: dir.clone(), source })?;
+        let uid = nix::unistd::geteuid().as_raw();
+        let branches = Branches::open(Arc::clone(&core), dir.clone(), config.allow_base.clone(), uid)
+            .map_err(ServeError::Branches)?;
+        let stats = StatsWriter::create(&dir, HostClock.now().sec)
+            .map_err(system("cannot make the segment of the counters in /dev/shm"))?;
+        let pool = Pool::start(POOL_THREADS, POOL_QUEUE).map_err(system("cannot start threads"))?;
+        let stopped = Doorbell::create().map_err(system("cannot make an event descriptor"))?;
+        // Last: who can connect finds everything there.
+        let listener = Listener::bind(&config.paths)?;
+        let daemon = Daemon {
+            store: Arc::clone(store),
+            core,
+            branches,
+            mounts: Mounts::default(),
+            pool: Arc::new(pool),
+            stats,
+            started: Instant::now(),
+            recoveries,
+            admin: Mutex::new(()),
+            connections: Connections::default(),
+            stopping: AtomicBool::new(false),
+            stopped,
+            config,
+        };
+        Ok(Self { daemon: Arc::new(daemon), listener })
+    }
+
+    /// Serves until a client says `shutdown` or `signals` is readable; then ends in order. Frontends
+    /// keep their sessions and go on with the next daemon.
+    pub fn run(self, signals: Option<BorrowedFd<'_>>) -> Result<(), ServeError> {
+        let Self { daemon, listener } = self;
+        let served = accept_all(&daemon, &listener, signals);
+        daemon.stop();
+        tracing::info!("stopping");
+        // First, so that nobody connects to a daemon that does not answer.
+        drop(listener);
+        if !daemon.connections.finish() {
+            tracing::warn!("calls or requests still run after {} s; not waiting for them", STOP_MAX.as_secs());
+        }
+        let closed = daemon.store.close();
+        daemon.stats.ended();
+        let store = daemon.config.paths.store.clone();
+        served.and(closed.map_err(|source| ServeError::Store { store, source }))
+    }
+}
+
+fn accept_all(daemon: &Arc<Daemon>, listener: &Listener, signals: Option<BorrowedFd<'_>>) -> Result<(), ServeError> {
+    while !daemon.stopping.load(Ordering::Acquire) {
+        let mut fds = vec![
+            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+            PollFd::new(daemon.stopped.as_fd(), PollFlags::POLLIN),
+        ];
+        fds.extend(signals.map(|signals| PollFd::new(signals, PollFlags::POLLIN)));
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(e) => return Err(system("cannot wait for connections")(e.into())),
+        }
+        if fds.get(2).is_some_and(|signal| signal.any().unwrap_or(true)) {
+            return Ok(());
+        }
+        if !fds.first().is_some_and(|listening| listening.any().unwrap_or(true)) {
+            continue;
+        }
+        match listener.accept() {
+            Ok(Some(stream)) => admit(daemon, stream),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                // Descriptors or memory ran out: it is still there when some are back.
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives a connection its thread.
+fn admit(daemon: &Arc<Daemon>, stream: UnixStream) {
+    if daemon.connections.count() >= CONNECTIONS_MAX {
+        tracing::warn!("refused a connection: {CONNECTIONS_MAX} are open");
+        let message = format!("the daemon has {CONNECTIONS_MAX} connections");
+        control::refuse(stream, failure::hinted(ErrorCode::Busy, message, "try again later"));
+        return;
+    }
+    let id = match daemon.connections.add(&stream) {
+        Ok(id) => id,
+        Err(error) => {
+            tracing::warn!(%error, "cannot take a connection");
+            return;
+        }
+    };
+    let theirs = Arc::clone(daemon);
+    let spawned = std::thread::Builder::new().name("control".into()).spawn(move || {
+        let guard = Registered { daemon: theirs, id };
+        control::converse(&guard.daemon, stream);
+    });
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "cannot start a thread for a connection");
+        daemon.connections.remove(id);
+    }
+}
+
+/// Removes a connection when its thread ends, in whatever way.
+struct Registered {
+    daemon: Arc<Daemon>,
+    id: u64,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.daemon.connections.remove(self.id);
+    }
+}
+
+/// How often the store was opened after an unclean end, this time included.
+fn recoveries(store: &LogStore) -> u64 {
+    let key = keys::meta("recoveries");
+    let before = store.get(&key).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let opened = store.opened();
+    if !opened.unclean {
+        return before;
+    }
+    tracing::info!(records = opened.records, replayed = opened.replayed, torn = opened.torn, "recovered the store");
+    let mut batch = Batch::default();
+    batch.put(key, (before + 1).to_le_bytes());
+    if let Err(error) = store.commit(&batch) {
+        tracing::warn!(%error, "the recovery is not counted");
+    }
+    before + 1
+}

@@ -1,0 +1,191 @@
+use super::*;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use shm_transport::control::client::ClientError;
+use shm_transport::handshake::{self, Attach, Connection};
+use shm_transport::wire::{Caller, NodeId, Op, Reply, Request, RequestId, SessionId};
+use shm_transport::{FsTransport, Geometry, SessionFds, ShmTransport};
+
+/// A frontend without a kernel.
+struct Frontend {
+    session: SessionId,
+    fds: SessionFds,
+    end: ShmTransport,
+    connection: Option<Connection>,
+    read_only: bool,
+    next: u64,
+}
+
+impl Frontend {
+    fn new(session: u64, read_only: bool) -> Self {
+        let session = SessionId(session);
+        let fds = SessionFds::create(Geometry::default(), session).unwrap();
+        let end = ShmTransport::attach(&fds).unwrap().remove(0);
+        Self { session, fds, end, connection: None, read_only, next: 2 }
+    }
+
+    fn attach(&mut self, running: &super::Running, branch: &str) -> Result<(), ClientError> {
+        let epoch = self.end.reset_for_new_daemon().unwrap();
+        let attach = Attach {
+            session: self.session,
+            branch: branch.into(),
+            mountpoint: "/mnt/x".into(),
+            read_only: self.read_only,
+            epoch,
+        };
+        self.connection = None;
+        self.connection = Some(handshake::attach(&running.paths.socket, &attach, &self.fds)?);
+        Ok(())
+    }
+
+    fn submit(&mut self, op: Op) {
+        let lease = self.end.lease().unwrap();
+        let request = Request { caller: Caller::default(), node: NodeId::ROOT, op };
+        self.next += 2;
+        self.end.submit(lease, RequestId(self.next), &request, 0).unwrap();
+    }
+
+    fn complete(&mut self) -> Reply {
+        loop {
+            if let Some(done) = self.end.complete().unwrap() {
+                self.end.release(done.lease);
+                return done.reply;
+            }
+            if self.end.arm() {
+                let mut fds = [PollFd::new(self.end.doorbell(), PollFlags::POLLIN)];
+                assert!(poll(&mut fds, PollTimeout::from(20_000u16)).unwrap() > 0, "no completion came");
+                self.end.disarm();
+            }
+        }
+    }
+
+    fn run(&mut self, op: Op) -> Reply {
+        self.submit(op);
+        self.complete()
+    }
+}
+
+fn with_branch(name: &str) -> super::Running {
+    let running = start();
+    make(&running, name);
+    running
+}
+
+fn make(running: &super::Running, name: &str) {
+    let create = Command::BranchCreate { name: name.into(), base: None, from: None, frozen: false, reuse: false };
+    running.client().branch_create(create).unwrap();
+}
+
+fn state_of(running: &super::Running) -> Vec<String> {
+    running.client().mounts().unwrap().into_iter().map(|mount| mount.state).collect()
+}
+
+fn code(result: Result<(), ClientError>) -> ErrorCode {
+    match result {
+        Err(ClientError::Refused(refusal)) => refusal.code,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_attached_session_is_served_listed_and_detached() {
+    let running = with_branch("a");
+    let mut frontend = Frontend::new(1, false);
+    frontend.attach(&running, "a").unwrap();
+    assert!(matches!(frontend.run(Op::GetAttr), Reply::Attr { .. }));
+    // One that may wait goes through the pool.
+    assert_eq!(frontend.run(Op::SyncFs), Reply::Ok);
+    let mounts = running.client().mounts().unwrap();
+    assert_eq!(mounts.len(), 1);
+    assert_eq!((mounts[0].branch.as_str(), mounts[0].state.as_str(), mounts[0].requests), ("a", "attached", 2));
+    let branch = running.client().branch_show("a").unwrap();
+    assert_eq!(branch.mounts, [Path::new("/mnt/x")]);
+
+    running.client().detach(SessionId(1)).unwrap();
+    assert!(running.client().mounts().unwrap().is_empty());
+    eventually("the socket is closed", || frontend.connection.as_ref().unwrap().is_closed());
+    assert_eq!(code(running.client().detach(SessionId(1))), ErrorCode::NotFound);
+}
+
+#[test]
+fn a_second_writer_waits_its_turn_and_readers_do_not() {
+    let running = with_branch("a");
+    make(&running, "b");
+    let mut first = Frontend::new(1, false);
+    first.attach(&running, "a").unwrap();
+    assert_eq!(code(Frontend::new(2, false).attach(&running, "a")), ErrorCode::Busy);
+    Frontend::new(3, true).attach(&running, "a").unwrap();
+    Frontend::new(4, false).attach(&running, "b").unwrap();
+    assert_eq!(code(Frontend::new(5, false).attach(&running, "none")), ErrorCode::NotFound);
+    // The same session with other options is none that comes back.
+    assert_eq!(code(first.attach(&running, "b")), ErrorCode::Usage);
+    drop(first);
+    // The first one is away, not gone.
+    assert_eq!(code(Frontend::new(6, false).attach(&running, "a")), ErrorCode::Busy);
+    running.client().detach(SessionId(1)).unwrap();
+    Frontend::new(6, false).attach(&running, "a").unwrap();
+}
+
+#[test]
+fn a_session_comes_back_after_its_connection_ended_and_takes_over_one_that_lives() {
+    let running = with_branch("a");
+    let mut frontend = Frontend::new(1, false);
+    frontend.attach(&running, "a").unwrap();
+    frontend.connection = None;
+    eventually("the end is seen", || state_of(&running) == ["reconnecting"]);
+    frontend.submit(Op::GetAttr);
+    frontend.attach(&running, "a").unwrap();
+    assert!(!matches!(frontend.complete(), Reply::Error(_)));
+    // Without an end in between: the old connection is closed by the daemon.
+    let old = frontend.connection.take();
+    frontend.attach(&running, "a").unwrap();
+    eventually("the old socket is closed", || old.as_ref().unwrap().is_closed());
+    assert!(!matches!(frontend.run(Op::GetAttr), Reply::Error(_)));
+    assert_eq!(state_of(&running), ["attached"]);
+}
+
+#[test]
+fn a_session_outlives_the_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = paths_in(dir.path());
+    let mut running = start_in(paths.clone(), None);
+    make(&running, "a");
+    let mut frontend = Frontend::new(1, false);
+    frontend.attach(&running, "a").unwrap();
+    assert!(!matches!(frontend.run(Op::Mkdir { name: b"d".to_vec(), mode: 0o755 }), Reply::Error(_)));
+    running.stop();
+    drop(running);
+    eventually("the end is seen", || frontend.connection.as_ref().unwrap().is_closed());
+    frontend.submit(Op::Lookup { name: b"d".to_vec() });
+    let again = start_in(paths, Some(dir));
+    frontend.attach(&again, "a").unwrap();
+    assert!(matches!(frontend.complete(), Reply::Entry(entry) if entry.node != NodeId::NONE));
+}
+
+#[test]
+fn a_peer_that_breaks_the_protocol_loses_its_connection_alone() {
+    let running = with_branch("a");
+    make(&running, "b");
+    let (mut good, mut bad) = (Frontend::new(1, false), Frontend::new(2, false));
+    good.attach(&running, "a").unwrap();
+    bad.attach(&running, "b").unwrap();
+    // A new epoch behind the daemon's back.
+    bad.end.reset_for_new_daemon().unwrap();
+    bad.submit(Op::GetAttr);
+    nix::unistd::write(&bad.fds.sq, &1u64.to_le_bytes()).unwrap();
+    eventually("it is thrown out", || bad.connection.as_ref().unwrap().is_closed());
+    assert!(!matches!(good.run(Op::GetAttr), Reply::Error(_)));
+    // It may come back.
+    bad.attach(&running, "b").unwrap();
+    assert!(!matches!(bad.complete(), Reply::Error(_)));
+}
+
+#[test]
+fn an_attach_that_is_refused_leaves_nothing() {
+    let running = with_branch("a");
+    let mut raw = Raw::connect(&running);
+    raw.send(b"{\"v\":1,\"op\":\"attach\",\"session\":9,\"branch\":\"a\",\"mountpoint\":\"/m\",\"epoch\":1}\n")
+        .unwrap();
+    assert_eq!(raw.refusal().code, ErrorCode::Version);
+    assert_eq!(running.client().status().unwrap().mounts, 0);
+    Frontend::new(1, false).attach(&running, "a").unwrap();
+}

@@ -1,0 +1,100 @@
+use super::*;
+use shm_transport::control::LINE_MAX;
+use shm_transport::control::client::ClientError;
+use shm_transport::stats::StatsReader;
+use shm_transport::wire::SessionId;
+
+#[test]
+fn status_tells_store_and_socket() {
+    let running = start();
+    let status = running.client().status().unwrap();
+    assert_eq!(status.store, running.paths.store);
+    assert_eq!(status.socket, running.paths.socket);
+    assert_eq!(status.pid, std::process::id() as i32);
+    assert_eq!((status.mounts, status.recoveries), (0, 0));
+    assert_eq!(status.refusing_writes, None);
+}
+
+#[test]
+fn a_connection_goes_on_after_lines_that_are_not_understood() {
+    let running = start();
+    let mut raw = Raw::connect(&running);
+    for (line, code) in [
+        (&b"{\"v\":1,\"op\":\"frobnicate\"}\n"[..], ErrorCode::Usage),
+        (b"\n", ErrorCode::Usage),
+        (b"hello\n", ErrorCode::Usage),
+        (b"{\"v\":1}\n", ErrorCode::Usage),
+        (b"{\"op\":\"status\"}\n", ErrorCode::Usage),
+        (b"{\"v\":1,\"op\":\"detach\"}\n", ErrorCode::Usage),
+        (b"{\"v\":1,\"op\":\"attach\",\"session\":-1}\n", ErrorCode::Usage),
+        (b"\xff\xfe\n", ErrorCode::Usage),
+        (b"{\"v\":2,\"op\":\"status\"}\n", ErrorCode::Version),
+        (b"{\"v\":2,\"op\":\"of-the-future\"}\n", ErrorCode::Version),
+    ] {
+        raw.send(line).unwrap();
+        assert_eq!(raw.refusal().code, code, "{}", line.escape_ascii());
+    }
+    raw.send(b"{\"v\":1,\"op\":\"status\"}\n{\"v\":1,\"op\":\"mounts\"}\n").unwrap();
+    assert!(matches!(raw.answer(), Some(Answer::Ok(_))));
+    assert!(matches!(raw.answer(), Some(Answer::Ok(list)) if list == serde_json::json!([])));
+}
+
+#[test]
+fn an_overlong_line_is_refused_and_ends_the_connection() {
+    let running = start();
+    let mut raw = Raw::connect(&running);
+    let long = vec![b'x'; LINE_MAX + 100_000];
+    // The daemon may close before all of it went.
+    raw.send(&long).ok();
+    let refusal = raw.refusal();
+    assert_eq!(refusal.code, ErrorCode::Usage);
+    assert!(refusal.message.contains("exceeds"), "{refusal}");
+    assert!(raw.answer().is_none());
+    running.client().status().unwrap();
+}
+
+#[test]
+fn a_cut_line_harms_nobody() {
+    let running = start();
+    let mut raw = Raw::connect(&running);
+    raw.send(b"{\"v\":1,\"op\":\"sta").unwrap();
+    drop(raw);
+    running.client().status().unwrap();
+    eventually("the thread ends", || running.daemon.connections.count() == 0);
+}
+
+#[test]
+fn detaching_what_is_not_attached_is_refused() {
+    let running = start();
+    match running.client().detach(SessionId(7)) {
+        Err(ClientError::Refused(refusal)) => assert_eq!(refusal.code, ErrorCode::NotFound),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn shutdown_answers_then_ends_and_leaves_no_socket() {
+    let mut running = start();
+    let idle = running.client();
+    running.client().shutdown().unwrap();
+    running.join();
+    drop(idle);
+    assert!(!running.paths.socket.exists());
+    assert!(Client::connect(&running.paths.socket).unwrap_err().is_not_running());
+    let sample = StatsReader::open(&running.paths.store).unwrap().sample().unwrap();
+    assert!(sample.ended);
+    assert!(sample.counters.contains(&("control_calls", 1)));
+}
+
+#[test]
+fn a_second_daemon_on_the_store_is_refused_and_leaves_the_first_alone() {
+    let running = start();
+    let mut paths = running.paths.clone();
+    let second = Server::start(Config { paths: paths.clone(), allow_base: Vec::new() });
+    assert!(matches!(second, Err(ServeError::Store { source: StoreError::InUse { .. }, .. })));
+    paths.store.set_file_name("other");
+    let third = Server::start(Config { paths: paths.clone(), allow_base: Vec::new() });
+    assert!(matches!(third, Err(ServeError::SocketInUse(_))));
+    forget_counters(&paths.store);
+    running.client().status().unwrap();
+}
