@@ -15,6 +15,9 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(5);
 const BACK_OFF_MAX: Duration = Duration::from_millis(200);
 /// How long an unmounted frontend tries to tell a daemon that is away.
 const DETACH_MAX: Duration = Duration::from_secs(5);
+/// How long a new mount waits for a branch that another mount has; one that was unmounted just now is
+/// still being detached.
+const BUSY_MAX: Duration = Duration::from_secs(1);
 
 /// Who is told of the first attach: the holder, and through it whoever mounts.
 pub(crate) type FirstAttach = Box<dyn FnOnce(Result<i32, Failure>)>;
@@ -31,6 +34,8 @@ pub(crate) struct ShmDaemon {
     /// The last complaint, so that each is logged once.
     complaint: String,
     first: Option<FirstAttach>,
+    /// Nobody served the mount before, and this is when it began.
+    new_since: Option<Instant>,
 }
 
 impl ShmDaemon {
@@ -40,6 +45,7 @@ impl ShmDaemon {
         socket: PathBuf,
         fds: SessionFds,
         first: FirstAttach,
+        new: bool,
     ) -> Result<Self, TransportError> {
         let transport = ShmTransport::attach(&fds)?
             .into_iter()
@@ -55,6 +61,7 @@ impl ShmDaemon {
             back_off: BACK_OFF_MIN,
             complaint: String::new(),
             first: Some(first),
+            new_since: new.then(Instant::now),
         })
     }
 
@@ -85,7 +92,10 @@ impl ShmDaemon {
 
     /// Tells whoever mounts that it will not work.
     fn refuse_first(&mut self, error: &ClientError) {
-        if handshake::is_transient(error) {
+        // Busy passes for a mount that comes back: its former incarnation is still being taken down.
+        let taken = matches!(error, ClientError::Refused(failure) if failure.code == ErrorCode::Busy)
+            && self.new_since.is_some_and(|since| since.elapsed() >= BUSY_MAX);
+        if handshake::is_transient(error) && !taken {
             return;
         }
         if let Some(first) = self.first.take() {

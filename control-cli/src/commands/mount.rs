@@ -135,6 +135,10 @@ pub(super) fn umount(context: &Context, args: &args::Umount) -> Result<()> {
     Ok(())
 }
 
+/// How often, and how far apart, a busy mount is tried again.
+const BUSY_TRIES: u32 = 10;
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
 /// Unmounts; by `fusermount3` where we may not do it ourselves.
 pub(super) fn unmount(at: &Path, force: bool, lazy: bool) -> Result<()> {
     let mut flags = MntFlags::UMOUNT_NOFOLLOW;
@@ -144,7 +148,16 @@ pub(super) fn unmount(at: &Path, force: bool, lazy: bool) -> Result<()> {
         CliError::new(Kind::Busy, format!("{} is in use", at.display()))
             .hint("end the programs that use it (fuser -m MNT shows them), or unmount with --lazy or --force")
     };
-    match umount2(at, flags) {
+    // A program that was started a moment ago may hold copies of descriptors until its exec closes them.
+    let mut tried = umount2(at, flags);
+    for _ in 0..BUSY_TRIES {
+        if tried != Err(Errno::EBUSY) {
+            break;
+        }
+        std::thread::sleep(BUSY_PAUSE);
+        tried = umount2(at, flags);
+    }
+    match tried {
         Ok(()) => return Ok(()),
         // Aborted, and still held by programs: out of sight at least.
         Err(Errno::EBUSY) if force && !lazy => return unmount(at, true, true),

@@ -132,6 +132,8 @@ fn judge(tree: &mut Tree<'_>, preimages: &Preimages<'_>, path: &[u8], entry: &En
     };
     let changed = if entry.kind == ChangeKind::Deleted { DELETED_HERE } else { BOTH_MODIFIED };
     match was {
+        // Both show the base's own object: the name was given back after a change.
+        Was::Nothing if entry.branch == Some(stat.object) => {}
         Was::Nothing => return Ok(Some(BOTH_ADDED)),
         Was::Object(object) if object != stat.object => return Ok(Some(changed)),
         // A directory that the branch removed was empty then but for names that it had removed.

@@ -52,6 +52,9 @@ pub(super) fn fail(error: FsError) -> Failure {
         FsError::Io { what, .. } if what.contains("base") => {
             refuse(ErrorCode::Base, message).hint("make the base directory available again as it was").done()
         }
+        FsError::Stale => {
+            refuse(ErrorCode::Base, "the base changed while it was read").hint("run the command again").done()
+        }
         FsError::NotFound
         | FsError::Exists
         | FsError::NotDirectory
@@ -68,7 +71,6 @@ pub(super) fn fail(error: FsError) -> Failure {
         | FsError::Range
         | FsError::NoSuchOffset
         | FsError::Unsupported
-        | FsError::Stale
         | FsError::Overflow
         | FsError::Io { .. } => refuse(ErrorCode::Internal, message).done(),
     }

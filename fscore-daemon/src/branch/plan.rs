@@ -110,7 +110,7 @@ fn one(comparison: &mut Comparison<'_>, plan: &mut Plan, object: ObjectId, place
             others.extend(placed);
             others.sort();
             let first = others.remove(0);
-            let made = PlanObject { meta: facts.meta(), body: body(comparison, &facts) };
+            let made = PlanObject { meta: facts.meta(), body: body(comparison, &facts)? };
             plan.places.insert(first.clone(), PlanStep::Make { path: escape(&first), object: made });
             first
         }
@@ -148,17 +148,20 @@ fn source(comparison: &mut Comparison<'_>, object: ObjectId) -> FsResult<(Path, 
     Err(FsError::Stale)
 }
 
-fn body(comparison: &Comparison<'_>, facts: &Facts) -> PlanBody {
-    match &facts.data {
+fn body(comparison: &Comparison<'_>, facts: &Facts) -> FsResult<PlanBody> {
+    Ok(match &facts.data {
         Data::Directory => PlanBody::Directory,
         Data::Content(id) => PlanBody::File { content: Some(comparison.contents.path(*id)), size: facts.size },
-        Data::Hole | Data::Base(_) => PlanBody::File { content: None, size: facts.size },
+        Data::Hole => PlanBody::File { content: None, size: facts.size },
+        // The base's own bytes are moved, never made; that they seem to differ from themselves means that
+        // they changed between two looks.
+        Data::Base(_) => return Err(FsError::Stale),
         Data::Symlink(target) => PlanBody::Symlink { target: escape(target) },
         Data::Special(rdev) => PlanBody::Special { rdev: *rdev },
-    }
+    })
 }
 
-/// Base objects with records of a view: what the base is asked to forget when they were replaced.
+/// Which of the objects are the base's: a commit may have replaced them there.
 pub(super) fn base_objects(view: &View, objects: &BTreeSet<ObjectId>) -> Vec<ObjectId> {
     objects.iter().copied().filter(|o| view.base_of(*o).is_some()).collect()
 }

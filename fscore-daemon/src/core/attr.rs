@@ -14,7 +14,7 @@ use shm_transport::wire::{Attr, Reply, SetAttr, SetTime, Timestamp};
 use std::os::fd::AsFd;
 
 /// Attributes, and whether the branch alone decides them (so that they may be kept for long).
-pub fn attributes(core: &Core, view: &View, object: ObjectId, found: Option<BaseStat>) -> FsResult<(Attr, bool)> {
+pub(super) fn attributes(core: &Core, view: &View, object: ObjectId, found: Option<BaseStat>) -> FsResult<(Attr, bool)> {
     match view.object(object)? {
         Some(versioned) => {
             let own = !matches!(versioned.value.body, Body::File(FileBody::Base));
@@ -70,7 +70,7 @@ fn record_attributes(core: &Core, view: &View, object: ObjectId, record: &Object
 }
 
 /// The permission bits after a write or a change of owner by someone without privilege.
-pub fn without_setid(mode: u32) -> u32 {
+pub(super) fn without_setid(mode: u32) -> u32 {
     let mode = mode & !libc::S_ISUID;
     if mode & libc::S_IXGRP == 0 { mode } else { mode & !libc::S_ISGID }
 }

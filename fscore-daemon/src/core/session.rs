@@ -96,18 +96,7 @@ impl Session {
         sessions.retain(|s| *s != self.id);
         let last = sessions.is_empty();
         drop(sessions);
-        let prefix = keys::prefix(b'R', &[self.id.0]);
-        let mut batch = Batch { reclaims: true, ..Batch::default() };
-        self.core.store.scan(&prefix, &mut |key, _| {
-            let ours = key.starts_with(&prefix);
-            if ours {
-                batch.delete(key);
-            }
-            ours
-        });
-        if !batch.is_empty() {
-            self.core.store.commit(&batch)?;
-        }
+        forget_replies(self.core.store.as_ref(), self.id)?;
         if last { super::orphan::reclaim_all(&self.core, &self.branch) } else { Ok(()) }
     }
 
@@ -249,6 +238,23 @@ impl Session {
         let bytes = self.core.store.get(&keys::content(id)).ok_or(FsError::Damaged("content record missing"))?;
         Ok(ContentRecord::decode(&bytes)?.epoch == epoch)
     }
+}
+
+/// Drops the recorded replies of a session that is over.
+pub fn forget_replies(store: &dyn Store, id: SessionId) -> FsResult<()> {
+    let prefix = keys::prefix(b'R', &[id.0]);
+    let mut batch = Batch { reclaims: true, ..Batch::default() };
+    store.scan(&prefix, &mut |key, _| {
+        let ours = key.starts_with(&prefix);
+        if ours {
+            batch.delete(key);
+        }
+        ours
+    });
+    if !batch.is_empty() {
+        store.commit(&batch)?;
+    }
+    Ok(())
 }
 
 /// Whether the operation needs the record of its reply: everything that writes a batch of its own.

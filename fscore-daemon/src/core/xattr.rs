@@ -12,9 +12,11 @@ use shm_transport::wire::{Reply, limits};
 /// Most bytes of names and values of one object, so that a set stays one modest record.
 const SET_MAX: usize = 1 << 20;
 
-/// POSIX ACLs are not served yet: the kernel must not believe that they are kept.
+/// The name spaces that are served. POSIX ACLs (`system.`) are not yet: the kernel must not believe that
+/// they are kept.
 fn served(name: &[u8]) -> FsResult<()> {
-    if name.starts_with(b"system.") { Err(FsError::Unsupported) } else { Ok(()) }
+    let spaces: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+    if spaces.iter().any(|space| name.starts_with(space)) { Ok(()) } else { Err(FsError::Unsupported) }
 }
 
 fn set_of(view: &View, object: ObjectId) -> FsResult<XattrSet> {

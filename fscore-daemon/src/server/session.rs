@@ -6,7 +6,7 @@
 use super::failure::{failure, hinted, of_core, of_transport};
 use super::link::Link;
 use super::{Daemon, worker};
-use crate::core::session::Session;
+use crate::core::session::{Session, forget_replies};
 use crate::core::state::lock;
 use shm_transport::control::{Attached, ErrorCode, Failure, MountInfo};
 use shm_transport::handshake::{self, Attach};
@@ -183,6 +183,13 @@ pub(super) fn attach(daemon: &Daemon, attach: Attach, fds: Vec<OwnedFd>, pid: i3
 fn open(daemon: &Daemon, attach: &Attach) -> Result<Arc<Mount>, Failure> {
     let _admin = lock(&daemon.admin);
     let branch = daemon.branches.find(&attach.branch)?;
+    if !attach.read_only && daemon.branches.is_committing(branch)? {
+        return Err(hinted(
+            ErrorCode::Busy,
+            format!("a commit of branch {:?} is under way", attach.branch),
+            "finish it: agentfs commit BRANCH, or wait for the command that does",
+        ));
+    }
     let branch = daemon.core.branch(branch).map_err(|e| of_core("load the branch", &e))?;
     let mut mounts = lock(&daemon.mounts.0);
     if mounts.contains_key(&attach.session) {
@@ -244,7 +251,11 @@ fn link(
 /// The mount is gone for good.
 pub(super) fn detach(daemon: &Daemon, id: SessionId) -> Result<(), Failure> {
     let unknown = || failure(ErrorCode::NotFound, format!("no session {id} is known to this daemon"));
-    let mount = daemon.mounts.get(id).ok_or_else(unknown)?;
+    let Some(mount) = daemon.mounts.get(id) else {
+        // It was attached to a former daemon only: what that one recorded for it is of no use any more.
+        // Its orphans go when its branch is next unmounted.
+        return forget_replies(daemon.core.store.as_ref(), id).map_err(|e| of_core("forget the session", &e));
+    };
     let _turn = lock(&mount.turn);
     match mount.release() {
         // Somebody else's detach was faster.

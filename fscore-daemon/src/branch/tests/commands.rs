@@ -1,5 +1,7 @@
 use super::{World, create};
+use crate::core::keys;
 use crate::core::state::lock;
+use crate::store::Batch;
 use shm_transport::control::{BranchInfo, Command, ErrorCode, Removed, SnapshotInfo};
 use shm_transport::wire::SessionId;
 use std::os::unix::fs::symlink;
@@ -149,4 +151,25 @@ fn deleting_leaves_nothing_but_the_base() {
     assert_eq!(count(&world), before);
     world.restart();
     assert_eq!(world.diff("keep"), ["Modified f file 4"]);
+}
+
+#[test]
+fn an_interrupted_deletion_is_finished_at_the_next_start() {
+    let mut world = World::new();
+    let id = world.make("a");
+    world.write(id, "f", "changed");
+    let mut batch = Batch::default();
+    batch.put(keys::meta(&format!("deleting-{id}")), []);
+    batch.delete(keys::branch(id));
+    world.store.commit(&batch).unwrap();
+    world.restart();
+    assert_eq!(world.branches.counts(), (0, 0));
+    assert_eq!(world.core.contents.ids().unwrap().count(), 0);
+    for letter in *b"CDEKOPQSUX" {
+        world.store.scan(&[letter], &mut |key, _| {
+            assert_ne!(key[0], letter, "{key:?}");
+            false
+        });
+    }
+    world.make("a");
 }

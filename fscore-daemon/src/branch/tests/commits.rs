@@ -24,7 +24,9 @@ fn told(plan: &CommitPlan) -> Vec<String> {
                 PlanBody::File { content, size } => {
                     format!("file {path} {size} {}", fs::read_to_string(content.unwrap()).unwrap())
                 }
-                other => format!("make {path} {other:?}"),
+                other @ (PlanBody::Directory | PlanBody::Symlink { .. } | PlanBody::Special { .. }) => {
+                    format!("make {path} {other:?}")
+                }
             },
             PlanStep::Link { target, path } => format!("link {target} {path}"),
             PlanStep::Attributes { path, .. } => format!("attributes {path}"),
