@@ -84,7 +84,13 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
 fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("AGENTFS_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,fuser=warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        // A log on a full disk loses lines; telling of it on the same stderr would panic.
+        .log_internal_errors(false)
+        .init();
 }
 
 fn resolve(args: &Args) -> Result<Paths, Failure> {

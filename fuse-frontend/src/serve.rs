@@ -53,8 +53,8 @@ pub(crate) fn serve() -> Result<(), ServeError> {
     let counts = LookupTable::open(fds.table.try_clone()?)?;
     let kernel = Channel::new(fuse)?;
     let first = first_attach(lines, hello.first);
-    let daemon =
-        ShmDaemon::new(hello.mount, hello.socket, fds, first, hello.first).map_err(|e| ServeError::Session(e.to_string()))?;
+    let daemon = ShmDaemon::new(hello.mount, hello.socket, fds, first, hello.first)
+        .map_err(|e| ServeError::Session(e.to_string()))?;
     let incarnation = daemon.epoch().wrapping_add(1);
     Session::adopt(kernel, daemon, counts, incarnation)?.run()?;
     Ok(())

@@ -107,6 +107,7 @@ fn a_snapshot_does_not_change_and_can_be_branched() {
     let third = world.mount("third", None);
     at_snapshot.assert_same(&Tree::of(&third, Columns::COPY), "a third branch of the snapshot");
     world.umount(&third);
+    drop(appender);
     world.stop();
     world.branch_from("fourth", "b@s1");
     let fourth = world.mount("fourth", None);

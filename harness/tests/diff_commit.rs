@@ -242,17 +242,30 @@ fn conflicts_are_listed_and_nothing_is_applied() {
 }
 
 #[test]
-fn the_same_content_on_both_sides_is_no_conflict() {
-    let Some(world) = World::start("the_same_content_on_both_sides") else { return };
+fn the_same_outcome_on_both_sides_is_no_conflict() {
+    let Some(world) = World::start("the_same_outcome_on_both_sides") else { return };
     let base = project(&world);
     let mnt = world.mount("b", Some(&base));
-    std::fs::write(mnt.join("src/one"), "branch").unwrap();
+    for side in [&mnt, &base] {
+        std::fs::write(side.join("both-add"), "the same").unwrap();
+        std::fs::write(side.join("src/one"), "the same").unwrap();
+        std::fs::remove_file(side.join("src/two")).unwrap();
+    }
+    std::fs::write(mnt.join("keep/a"), "branch").unwrap();
+    std::fs::write(mnt.join("keep/b"), "branch").unwrap();
     world.umount(&mnt);
-    // Touched on the host, content as it was.
-    let content = std::fs::read(base.join("src/one")).unwrap();
-    std::fs::write(base.join("src/one"), content).unwrap();
+    // Written on the host with the content that it had: what it was is known by its times alone.
+    let content = std::fs::read(base.join("keep/b")).unwrap();
+    std::fs::write(base.join("keep/b"), content).unwrap();
+    let out = world.cli_fails(&["commit", "b"]).code(10);
+    assert!(out.says("conflict: keep/b") && out.stdout.lines().count() == 1, "only what came out differently: {out}");
+    let mnt = world.mount("b", None);
+    std::fs::copy(base.join("keep/b"), mnt.join("keep/b")).unwrap();
+    world.umount(&mnt);
     world.cli(&["commit", "b"]);
-    assert_eq!(std::fs::read(base.join("src/one")).unwrap(), b"branch");
+    assert_eq!(std::fs::read(base.join("keep/a")).unwrap(), b"branch");
+    assert_eq!(std::fs::read(base.join("both-add")).unwrap(), b"the same");
+    assert_eq!(world.diff("b").total(), 0, "{:?}", world.diff("b"));
 }
 
 /// A base of `files` files and a branch that changes, removes and adds; the old and the new state.

@@ -25,7 +25,7 @@ pub(super) fn commit(context: &Context, args: &args::Commit) -> Result<()> {
     };
     finish_pending(context, &mut client)?;
     let changes = if args.dry_run { Some(diff::fetch(context, &mut client, &args.branch, u64::MAX)?) } else { None };
-    let plan = client.commit_prepare(&args.branch, args.dry_run).told()?;
+    let plan = prepare(context, &mut client, args)?;
     if !plan.conflicts.is_empty() {
         if !args.dry_run {
             client.commit_abort(plan.id).told()?;
@@ -42,6 +42,22 @@ pub(super) fn commit(context: &Context, args: &args::Commit) -> Result<()> {
     drop(lock);
     report(context, &plan, &plan.summary, false);
     Ok(())
+}
+
+/// Prepares with the lock held. A daemon may still have been preparing for a command that was killed when
+/// pending commits were asked for: such a commit is taken up then, and this one begun again.
+fn prepare(context: &Context, client: &mut Client, args: &args::Commit) -> Result<CommitPlan> {
+    match client.commit_prepare(&args.branch, args.dry_run).told() {
+        Err(e) if e.kind == Kind::Busy => {
+            let pending = context.ask(client, Client::commit_pending)?;
+            if !pending.iter().any(|plan| plan.branch == args.branch) {
+                return Err(e);
+            }
+            finish_pending(context, client)?;
+            client.commit_prepare(&args.branch, args.dry_run).told()
+        }
+        other => other,
+    }
 }
 
 fn apply(context: &Context, client: &mut Client, plan: &CommitPlan) -> Result<()> {

@@ -136,10 +136,12 @@ fn judge(tree: &mut Tree<'_>, preimages: &Preimages<'_>, path: &[u8], entry: &En
         Was::Nothing if entry.branch == Some(stat.object) => {}
         Was::Nothing => return Ok(Some(BOTH_ADDED)),
         Was::Object(object) if object != stat.object => return Ok(Some(changed)),
-        // A directory that the branch removed was empty then but for names that it had removed.
+        // A directory that the branch removed was empty then but for names that it had removed. Its
+        // record may be gone by now, so what tells is that no path leads to it.
         Was::Unknown if entry.branch.is_none() => {
-            let gone = dir.map_or(Ok(None), |d| view.object(d))?.is_some_and(|v| v.value.nlink == 0);
-            if gone {
+            if let Some(dir) = dir
+                && tree.directory(dir)?.is_none()
+            {
                 return Ok(Some(ADDED_THERE));
             }
         }

@@ -3,6 +3,7 @@
 use super::Branches;
 use super::facts::{Facts, same_content};
 use super::info::fail_branch;
+use super::links;
 use super::paths::{Changed, Path, Tree, join};
 use crate::content::Contents;
 use crate::core::base::BaseStat;
@@ -44,6 +45,7 @@ pub(super) struct Comparison<'a> {
 impl<'a> Comparison<'a> {
     /// Compares a view with its base.
     pub(super) fn run(view: &'a View, contents: &'a Contents, changed: &'a Changed) -> FsResult<Self> {
+        links::note(view, contents, changed)?;
         let tree = Tree::new(view, changed)?;
         let mut it = Self { tree, contents, changed, entries: BTreeMap::new() };
         let mut paths = BTreeSet::new();

@@ -11,6 +11,7 @@
 //! conflict    paths that changed in the base too
 //! plan        the steps that take a branch's changes into its base
 //! commit      the life of a commit
+//! links       names of changed hard links that nobody looked up
 //! info        answers and failures
 //! ```
 //!
@@ -25,6 +26,7 @@ mod delete;
 mod diff;
 mod facts;
 mod info;
+mod links;
 mod paths;
 mod plan;
 mod snapshot;

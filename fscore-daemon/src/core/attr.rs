@@ -14,7 +14,12 @@ use shm_transport::wire::{Attr, Reply, SetAttr, SetTime, Timestamp};
 use std::os::fd::AsFd;
 
 /// Attributes, and whether the branch alone decides them (so that they may be kept for long).
-pub(super) fn attributes(core: &Core, view: &View, object: ObjectId, found: Option<BaseStat>) -> FsResult<(Attr, bool)> {
+pub(super) fn attributes(
+    core: &Core,
+    view: &View,
+    object: ObjectId,
+    found: Option<BaseStat>,
+) -> FsResult<(Attr, bool)> {
     match view.object(object)? {
         Some(versioned) => {
             let own = !matches!(versioned.value.body, Body::File(FileBody::Base));

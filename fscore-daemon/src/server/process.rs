@@ -113,7 +113,13 @@ fn run(args: &Args) -> Result<(), Failed> {
 fn log(filter: &str) -> Result<(), Failed> {
     let parsed = tracing_subscriber::EnvFilter::builder().parse(filter);
     let parsed = parsed.map_err(|source| Failed::Log { filter: filter.into(), source })?;
-    tracing_subscriber::fmt().with_env_filter(parsed).with_writer(io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        // A log on a full disk loses lines; telling of it on the same stderr would panic.
+        .log_internal_errors(false)
+        .init();
     Ok(())
 }
 

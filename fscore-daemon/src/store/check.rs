@@ -38,8 +38,11 @@ pub fn check(dir: &Path) -> Result<Report, StoreError> {
             std::io::ErrorKind::NotFound.into(),
         ));
     }
-    let _lock = StoreLock::take(dir)?;
-    check_on(&RealDisk::new(dir))
+    let mut lock = StoreLock::take(dir)?;
+    let disk = RealDisk::new(dir);
+    recovery::exists(&disk)?;
+    lock.tell_owner();
+    check_on(&disk)
 }
 
 /// Checks the store on a disk that nobody else uses.

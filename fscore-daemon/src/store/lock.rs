@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -13,11 +13,12 @@ use super::StoreError;
 /// Holds the store for this process while it lives.
 #[derive(Debug)]
 pub(super) struct StoreLock {
-    _held: Flock<File>,
+    path: PathBuf,
+    held: Flock<File>,
 }
 
 impl StoreLock {
-    /// Takes the lock and writes the own process number into the file, for whoever finds it taken.
+    /// Takes the lock. An existing file stays as it is: the store may prove to be one to be left alone.
     pub(super) fn take(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join("lock");
         let failed = |what: &str, e| StoreError::io(format!("cannot {what} {}", path.display()), e);
@@ -29,7 +30,7 @@ impl StoreLock {
             .mode(0o600)
             .open(&path)
             .map_err(|e| failed("open", e))?;
-        let mut held = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        let held = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(held) => held,
             Err((mut file, Errno::EWOULDBLOCK)) => {
                 let mut text = String::new();
@@ -42,15 +43,19 @@ impl StoreLock {
             }
             Err((_, e)) => return Err(failed("lock", e.into())),
         };
-        let noted = (|| {
-            held.set_len(0)?;
-            held.seek(SeekFrom::Start(0))?;
-            writeln!(held, "{}", std::process::id())
-        })();
+        Ok(Self { path, held })
+    }
+
+    /// Writes the own process number into the file, for whoever finds it taken.
+    pub(super) fn tell_owner(&mut self) {
+        let held = &mut self.held;
+        let noted = held
+            .set_len(0)
+            .and_then(|()| held.seek(SeekFrom::Start(0)))
+            .and_then(|_| writeln!(held, "{}", std::process::id()));
         if let Err(e) = noted {
             // Also on a full disk the lock itself holds.
-            tracing::warn!("cannot write the process number into {}: {e}", path.display());
+            tracing::warn!("cannot write the process number into {}: {e}", self.path.display());
         }
-        Ok(Self { _held: held })
     }
 }

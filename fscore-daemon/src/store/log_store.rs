@@ -90,8 +90,12 @@ impl LogStore {
             .mode(0o700)
             .create(dir)
             .map_err(|e| StoreError::io(format!("cannot make the store directory {}", dir.display()), e))?;
-        let lock = StoreLock::take(dir)?;
-        let store = Self::open_on(Arc::new(RealDisk::new(dir)), options)?;
+        let mut lock = StoreLock::take(dir)?;
+        let disk = Arc::new(RealDisk::new(dir));
+        // A store of another format is left as it is.
+        recovery::exists(&*disk)?;
+        lock.tell_owner();
+        let store = Self::open_on(disk, options)?;
         if new && let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::File::open(parent)
                 .and_then(|parent| parent.sync_all())

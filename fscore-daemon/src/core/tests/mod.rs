@@ -82,14 +82,14 @@ impl Rig {
     fn mount(dir: tempfile::TempDir, core: Arc<Core>, branch: super::ids::BranchId) -> Self {
         let branch = core.branch(branch).unwrap();
         let session = Session::open(Arc::clone(&core), SESSION, Arc::clone(&branch), false).unwrap();
-        let geometry = Geometry { queues: 1, slots: 4, ..Geometry::default() };
+        let geometry = Geometry { queues: 1, slots: 4 };
         let transport = InProcess::new(Arc::new(Served(Arc::clone(&session))), geometry, SESSION).unwrap();
         Self { dir, core, branch, session, transport, next: AtomicU64::new(2) }
     }
 
     /// Puts the rig's session behind a fresh transport.
     pub(super) fn serve_session(&mut self) {
-        let geometry = Geometry { queues: 1, slots: 4, ..Geometry::default() };
+        let geometry = Geometry { queues: 1, slots: 4 };
         self.transport = InProcess::new(Arc::new(Served(Arc::clone(&self.session))), geometry, SESSION).unwrap();
     }
 
