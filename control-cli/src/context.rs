@@ -176,6 +176,15 @@ pub(crate) fn resolve_base(base: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A refusal of a base tells where the base really is; this adds the path that the user gave.
+pub(crate) fn with_base_as_given(error: CliError, given: Option<&Path>) -> CliError {
+    let of_base = matches!(error.kind, Kind::Base | Kind::BaseNotAllowed);
+    match given.map(|path| path.display().to_string()) {
+        Some(given) if of_base && !error.message.contains(&given) => error.prefix(&format!("the base {given}")),
+        _ => error,
+    }
+}
+
 /// Turns a client's error into what the user is told.
 pub(crate) trait Told<T> {
     /// As the user is told it.

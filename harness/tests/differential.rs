@@ -144,11 +144,29 @@ fn agree_all(what: &str, found: &Listing, expected: &Listing, history: &str) -> 
     Ok(())
 }
 
-/// The listing without the times of directories, which a commit may move.
-fn without_dir_times(listing: &Listing) -> Listing {
-    let cut = |text: &String| match text.strip_prefix("Directory").and_then(|t| t.split_once(" mtime ")) {
-        Some((head, tail)) => format!("Directory{head} {}", tail.split_once(' ').map_or("", |(_, names)| names)),
-        None => text.clone(),
+/// The text of an entry without one of its properties.
+fn without(text: &str, property: &str) -> String {
+    match text.split_once(&format!(" {property} ")) {
+        Some((head, tail)) => format!("{head} {}", tail.split_once(' ').map_or("", |(_, rest)| rest)),
+        None => text.to_owned(),
+    }
+}
+
+/// What a commit brings: everything but the times of directories, and of files and links that hold what
+/// the base has (`before`): made anew with what it held, a file is not changed.
+fn committed(listing: &Listing, before: &Listing) -> Listing {
+    let content = |text: &str| {
+        let file = text.split_once(" sha ").and_then(|(_, rest)| rest.split(' ').next());
+        let link = || text.split_once(" -> ").and_then(|(_, rest)| rest.split(')').next());
+        file.or_else(link).map(str::to_owned)
+    };
+    let held: std::collections::BTreeSet<_> = before.values().filter_map(|text| content(text)).collect();
+    let cut = |text: &String| {
+        if text.starts_with("Directory") || content(text).is_some_and(|c| held.contains(&c)) {
+            without(text, "mtime")
+        } else {
+            text.clone()
+        }
     };
     listing.iter().map(|(path, text)| (path.clone(), cut(text))).collect()
 }
@@ -170,10 +188,9 @@ fn check_diff(diff: &Changes, before: &Listing, after: &Listing, history: &str) 
         expected.insert(path.strip_prefix(".").unwrap_or(path).display().to_string(), "deleted");
     }
     for (path, kind) in &expected {
-        // A link more or less is no change of a file's other names.
         let optional = *kind == "modified";
         let found = diff.kind(path).unwrap_or("(nothing)");
-        if !(optional && found == "(nothing)" && only_nlink(path, before, after)) {
+        if !(optional && found == "(nothing)" && same_file(path, before, after)) {
             agree(&format!("diff: {path:?}"), found, kind, history)?;
         }
     }
@@ -184,11 +201,12 @@ fn check_diff(diff: &Changes, before: &Listing, after: &Listing, history: &str) 
     Ok(())
 }
 
-fn only_nlink(path: &str, before: &Listing, after: &Listing) -> bool {
+/// Whether a path differs by what alone is no change: a link more or less, or the time of writing the
+/// bytes that were there.
+fn same_file(path: &str, before: &Listing, after: &Listing) -> bool {
     let strip = |listing: &Listing| {
-        let text = listing.get(&Path::new(".").join(path)).cloned().unwrap_or_default();
-        let (head, tail) = text.split_once(" nlink ").unwrap_or((&text, ""));
-        format!("{head} {}", tail.split_once(' ').map_or("", |(_, rest)| rest))
+        let text = listing.get(&Path::new(".").join(path)).map_or("", String::as_str);
+        without(&without(text, "nlink"), "mtime")
     };
     strip(before) == strip(after)
 }
@@ -228,7 +246,7 @@ impl Case<'_> {
         check_diff(&self.world.diff(&self.branch), &begin, &end, &history)?;
         if let Some(base) = &self.base {
             self.world.cli(&["commit", &self.branch]);
-            agree_all("after a commit", &without_dir_times(&walk(base)), &without_dir_times(&end), &history)?;
+            agree_all("after a commit", &committed(&walk(base), &begin), &committed(&end, &begin), &history)?;
             let left = self.world.diff(&self.branch);
             agree("diff after a commit", &format!("{:?}", left.changes), "[]", &history)?;
         }

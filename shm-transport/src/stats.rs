@@ -72,31 +72,19 @@ pub enum Counter {
     Attaches,
     /// Sessions ended because the peer broke a rule.
     ProtocolErrors,
-    /// Answers taken from the record instead of running the request again.
-    Replays,
-    /// Batches committed to the store.
-    StoreBatches,
-    /// Times the store was made durable.
-    StoreSyncs,
-    /// Files copied up from a base.
-    CopyUps,
     /// Control calls answered.
     ControlCalls,
 }
 
 impl Counter {
     /// All of them, in the order of the segment.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 7] = [
         Self::Requests,
         Self::Errors,
         Self::BytesRead,
         Self::BytesWritten,
         Self::Attaches,
         Self::ProtocolErrors,
-        Self::Replays,
-        Self::StoreBatches,
-        Self::StoreSyncs,
-        Self::CopyUps,
         Self::ControlCalls,
     ];
 
@@ -109,10 +97,6 @@ impl Counter {
             Self::BytesWritten => "bytes_written",
             Self::Attaches => "attaches",
             Self::ProtocolErrors => "protocol_errors",
-            Self::Replays => "replays",
-            Self::StoreBatches => "store_batches",
-            Self::StoreSyncs => "store_syncs",
-            Self::CopyUps => "copy_ups",
             Self::ControlCalls => "control_calls",
         }
     }

@@ -2,7 +2,7 @@
 
 use super::mount::unmount;
 use crate::args;
-use crate::context::{Context, Told, resolve_base};
+use crate::context::{Context, Told, resolve_base, with_base_as_given};
 use crate::error::{CliError, Doing, Kind, Result};
 use crate::mountinfo;
 use crate::output::{count, or_dash, shown, size, table};
@@ -17,11 +17,12 @@ const DETACH_MAX: Duration = Duration::from_secs(5);
 /// `agentfs branch`.
 pub(super) fn branch(context: &Context, args: args::Branch) -> Result<()> {
     match args {
-        args::Branch::Create { name, base, from, frozen } => {
-            let base = base.as_deref().map(resolve_base).transpose()?;
+        args::Branch::Create { name, base: given, from, frozen } => {
+            let base = given.as_deref().map(resolve_base).transpose()?;
             let mut client = context.ensure()?;
             let info = context
-                .create_branch(&mut client, &Command::BranchCreate { name, base, from, frozen, reuse: false })?;
+                .create_branch(&mut client, &Command::BranchCreate { name, base, from, frozen, reuse: false })
+                .map_err(|e| with_base_as_given(e, given.as_deref()))?;
             warn(context, &info);
             context.output.result(&info, || {
                 let of = origin(&info);

@@ -2,7 +2,7 @@
 
 use super::{branch, commit};
 use crate::args;
-use crate::context::{Context, Told, resolve_base};
+use crate::context::{Context, Told, resolve_base, with_base_as_given};
 use crate::error::{CliError, Doing, Kind, Result};
 use crate::mounter::{self, Request};
 use crate::mountinfo;
@@ -30,7 +30,8 @@ pub(super) fn mount(context: &Context, args: &args::Mount) -> Result<()> {
     }
     let mut client = context.ensure()?;
     commit::recover(context, &mut client);
-    let info = branch_for(context, &mut client, &args.branch, base, args.frozen)?;
+    let info = branch_for(context, &mut client, &args.branch, base, args.frozen)
+        .map_err(|e| with_base_as_given(e, args.base.as_deref()))?;
     branch::warn(context, &info);
     if let Some(base) = &info.base {
         check_apart(&mountpoint, base)?;

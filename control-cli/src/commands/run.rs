@@ -3,7 +3,7 @@
 use super::{branch, commit, diff, mount};
 use crate::args;
 use crate::child;
-use crate::context::{Context, Told, resolve_base};
+use crate::context::{Context, Told, resolve_base, with_base_as_given};
 use crate::error::{Doing, Result};
 use crate::mounter::{self, Request};
 use crate::namespace;
@@ -36,7 +36,8 @@ pub(super) fn run(context: &Context, args: args::Run) -> Result<u8> {
     let mut client = context.ensure()?;
     commit::recover(context, &mut client);
     let name = args.branch.clone().unwrap_or_else(generated_name);
-    let info = mount::branch_for(context, &mut client, &name, base, args.frozen)?;
+    let info = mount::branch_for(context, &mut client, &name, base, args.frozen)
+        .map_err(|e| with_base_as_given(e, args.base.as_deref()))?;
     branch::warn(context, &info);
     if args.branch.is_none() {
         context.output.note_on_terminal(&format!("new branch {name}"));

@@ -195,6 +195,8 @@ impl Branches {
     fn remove_epochs(&self, epochs: &BTreeSet<EpochId>) -> FsResult<Freed> {
         let mut freed = Freed::default();
         let store = self.core.store.as_ref();
+        // Whoever refers to these epochs no longer must stay so across a power loss before a file goes.
+        store.sync()?;
         for &epoch in epochs {
             loop {
                 let mut index = Vec::new();

@@ -26,6 +26,8 @@ const OPEN_MAX: usize = 256;
 const DEPTH_MAX: usize = 4096;
 /// Longest relative path handed to one system call, in bytes.
 const PATH_CHUNK: usize = 4000;
+/// How often a resolution that a rename disturbed is tried.
+const RESOLVE_TRIES: usize = 64;
 
 /// What the base says of one object, from one `fstat`.
 #[derive(Debug, Clone, Copy)]
@@ -122,7 +124,12 @@ impl Base {
             Err(nix::errno::Errno::ENOENT | nix::errno::Errno::EXDEV | nix::errno::Errno::ENOTDIR) => return Ok(None),
             Err(e) => return Err(sys("look up in base")(e)),
         };
-        let found = self.represent(&fstat(&fd).map_err(sys("stat in base"))?)?;
+        let stat = fstat(&fd).map_err(sys("stat in base"))?;
+        if stat.st_dev != self.dev && FileKind::from_mode(stat.st_mode) == Some(FileKind::Directory) {
+            // A subvolume: its numbers are those of another file system.
+            return Ok(None);
+        }
+        let found = self.represent(&stat)?;
         self.remember(dir, [(name, found.object)])?;
         if found.kind == FileKind::Directory {
             keep(&self.dirs, found.object, Arc::new(fd));
@@ -237,7 +244,7 @@ impl Base {
         let prefix = keys::locators(self.id, object);
         let mut found = Vec::new();
         self.store.scan(&prefix, &mut |key, _| {
-            if !key.starts_with(&prefix) || found.len() >= 64 {
+            if !key.starts_with(&prefix) {
                 return false;
             }
             if let (Some(parent), Some(name)) = (keys::number(key, 2), keys::tail(key, 3)) {
@@ -342,13 +349,15 @@ fn open_beneath(dir: &OwnedFd, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd
             | ResolveFlag::RESOLVE_NO_MAGICLINKS
             | ResolveFlag::RESOLVE_NO_XDEV,
     );
-    loop {
+    // The kernel asks for another try when something was renamed during the resolution; a file that
+    // somebody holds a lease on says the same for much longer, and must not hold us up.
+    for _ in 0..RESOLVE_TRIES {
         match openat2(dir, path, how) {
-            // The kernel asks for another try when something was renamed during the resolution.
             Err(nix::errno::Errno::EAGAIN) => {}
             other => return other,
         }
     }
+    Err(nix::errno::Errno::EAGAIN)
 }
 
 fn kind_of(t: nix::dir::Type) -> FileKind {

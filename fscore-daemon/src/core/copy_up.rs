@@ -2,9 +2,10 @@
 
 use super::edit::Edit;
 use super::error::{FsError, FsResult, io, sys};
-use super::ids::ObjectId;
+use super::ids::{ContentId, ObjectId};
 use super::record::{Body, FileBody};
 use super::session::Session;
+use super::state::lock;
 use super::view::View;
 use crate::content::Content;
 use nix::sys::stat::futimens;
@@ -89,17 +90,45 @@ impl Session {
         if let Some(content) = self.own_content(view, object)? {
             return Ok(content);
         }
-        let id = self.core.new_content()?;
-        let made = self.fill(view, object, id);
-        let content = match made {
-            Ok(content) => content,
-            Err(e) => {
-                if let Err(left) = self.core.contents.remove(id) {
-                    tracing::warn!(content = %id, error = %left, "a half-made content file stays until the next start");
+        for _ in 0..TRIES {
+            let id = self.core.new_content()?;
+            match self.try_copy_up(view, object, id) {
+                Ok(Some(content)) => return Ok(content),
+                Ok(None) => self.drop_unrecorded(id),
+                Err(e) => {
+                    self.drop_unrecorded(id);
+                    return Err(e);
                 }
-                return Err(e);
             }
+        }
+        Err(FsError::Io {
+            what: "copy up a file that the host keeps writing",
+            source: std::io::Error::from_raw_os_error(libc::EBUSY),
+        })
+    }
+
+    fn drop_unrecorded(&self, id: ContentId) {
+        if let Err(error) = self.core.contents.remove(id) {
+            tracing::warn!(content = %id, %error, "a half-made content file stays until the next start");
+        }
+    }
+
+    /// One attempt; `None` when the host changed the base file meanwhile.
+    fn try_copy_up(&self, view: &View, object: ObjectId, id: ContentId) -> FsResult<Option<Arc<Content>>> {
+        let source = self.source(view, object)?;
+        let from_base = match &source {
+            Source::Base(fd) => {
+                let base = view.base_of(object).ok_or(FsError::Stale)?;
+                Some((base, base.stat_fd(fd)?.identity()))
+            }
+            Source::Hole(_) | Source::Content(_) => None,
         };
+        let content = self.fill(&source, id)?;
+        if !matches!(source, Source::Hole(_)) {
+            // These bytes may have been durable for long. The record that refers to the copy may become so
+            // at any moment, and must not find less than was there before.
+            content.sync(true).map_err(io("sync copy"))?;
+        }
         let _names = self.branch.names();
         let mut edit = Edit::new(&self.core, view);
         let record = edit.record(object)?;
@@ -108,38 +137,35 @@ impl Session {
             record.own_times = false;
         }
         record.body = Body::File(FileBody::Content(id));
+        if let Some((base, copied)) = from_base {
+            // Looked at after the pre-image was taken: what was copied is what the pre-image says.
+            let now = base.stat(object)?;
+            if now.identity() != copied {
+                return Ok(None);
+            }
+            let given_out = lock(&self.seen).get(&object).copied();
+            if given_out != Some((now.attr.ctime, now.attr.size)) {
+                lock(&self.doubtful).insert(object);
+            }
+        }
         edit.change.content(id, object);
         edit.into_change().commit(self.core.store.as_ref())?;
-        Ok(content)
+        Ok(Some(content))
     }
 
-    fn fill(&self, view: &View, object: ObjectId, id: super::ids::ContentId) -> FsResult<Arc<Content>> {
-        match self.source(view, object)? {
+    fn fill(&self, source: &Source, id: ContentId) -> FsResult<Arc<Content>> {
+        let contents = &self.core.contents;
+        match source {
             Source::Hole(size) => {
-                let content = self.core.contents.create(id).map_err(io("create content"))?;
-                if size > 0 {
-                    let size = i64::try_from(size).map_err(|_| FsError::FileTooBig)?;
+                let content = contents.create(id).map_err(io("create content"))?;
+                if *size > 0 {
+                    let size = i64::try_from(*size).map_err(|_| FsError::FileTooBig)?;
                     ftruncate(content.as_fd(), size).map_err(sys("set size"))?;
                 }
                 Ok(content)
             }
-            Source::Content(old) => Ok(self.core.contents.copy_from(id, old.as_fd()).map_err(io("copy content"))?.0),
-            Source::Base(fd) => {
-                let base = view.base_of(object).ok_or(FsError::Stale)?;
-                for _ in 0..TRIES {
-                    let before = base.stat_fd(&fd)?.identity();
-                    let content = self.core.contents.copy_from(id, fd.as_fd()).map_err(io("copy up"))?.0;
-                    if base.stat_fd(&fd)?.identity() == before {
-                        return Ok(content);
-                    }
-                    drop(content);
-                    self.core.contents.remove(id).map_err(io("remove torn copy"))?;
-                }
-                Err(FsError::Io {
-                    what: "copy up a file that the host keeps writing",
-                    source: std::io::Error::from_raw_os_error(libc::EBUSY),
-                })
-            }
+            Source::Content(old) => Ok(contents.copy_from(id, old.as_fd()).map_err(io("copy content"))?.0),
+            Source::Base(fd) => Ok(contents.copy_from(id, fd.as_fd()).map_err(io("copy up"))?.0),
         }
     }
 }

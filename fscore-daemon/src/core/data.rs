@@ -38,7 +38,10 @@ impl Session {
             return self.finish(op, edit.into_change(), reply, self.core.store.as_ref());
         }
         match self.source(op.view, object)? {
-            Source::Hole(_) | Source::Content(_) => Ok(Reply::Opened(Self::opened_own())),
+            Source::Hole(_) | Source::Content(_) => {
+                let keep_cache = !super::state::lock(&self.doubtful).remove(&object);
+                Ok(Reply::Opened(Opened { keep_cache, ..Self::opened_own() }))
+            }
             Source::Base(fd) => {
                 let base = op.view.base_of(object).ok_or(FsError::Stale)?;
                 let stat = base.stat_fd(&fd)?.attr;
@@ -92,11 +95,12 @@ impl Session {
         if offset.checked_add(len as u64).is_none_or(|end| i64::try_from(end).is_err()) {
             return Err(FsError::FileTooBig);
         }
-        let written = self
-            .with_own_content(op.view, object, |fd| payload.write_to(fd, offset, len).map_err(io("write content")))?;
+        // Before the bytes: changed bytes must never run with the old owner's rights.
         if kill {
             self.strip_setid(op.view, object)?;
         }
+        let written = self
+            .with_own_content(op.view, object, |fd| payload.write_to(fd, offset, len).map_err(io("write content")))?;
         Ok(Reply::Written { size: written as u32 })
     }
 
@@ -163,7 +167,7 @@ impl Session {
         if let Source::Content(content) = self.source(view, object)? {
             content.sync(datasync).map_err(io("sync content"))?;
         }
-        self.core.store.sync()?;
+        self.core.sync()?;
         Ok(Reply::Ok)
     }
 

@@ -115,14 +115,8 @@ impl Session {
         }
         let from = listing.partition_point(|l| l.cookie <= cookie);
         for listed in listing.iter().skip(from) {
-            let entry = if plus {
-                match self.listed_entry(view, dir, listed)? {
-                    Some(entry) => Some(entry),
-                    None => continue,
-                }
-            } else {
-                None
-            };
+            // An entry that cannot be looked up now is listed all the same; a lookup says why.
+            let entry = if plus { self.listed_entry(view, dir, listed)? } else { None };
             if !out.push(&listed.name, listed.object.0, listed.kind.dtype(), listed.cookie, entry.as_ref()) {
                 break;
             }
@@ -137,16 +131,17 @@ impl Session {
         dir: ObjectId,
         listed: &Listed,
     ) -> FsResult<Option<shm_transport::wire::Entry>> {
-        match view.child(dir, &listed.name)? {
-            Some(child) if child.object == listed.object => {
+        match view.child(dir, &listed.name) {
+            Ok(Some(child)) if child.object == listed.object => {
                 let child = Child { kind: listed.kind, ..child };
                 match self.entry(view, &child) {
                     Ok(entry) => Ok(Some(entry)),
-                    Err(super::error::FsError::Stale) => Ok(None),
-                    Err(e) => Err(e),
+                    Err(e @ super::error::FsError::Store(_)) => Err(e),
+                    Err(_) => Ok(None),
                 }
             }
-            _ => Ok(None),
+            Ok(_) | Err(super::error::FsError::Overflow | super::error::FsError::Io { .. }) => Ok(None),
+            Err(e) => Err(e),
         }
     }
 }

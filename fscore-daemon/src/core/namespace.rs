@@ -206,7 +206,7 @@ impl Session {
     /// Makes everything that was written to the branch durable.
     pub(super) fn sync_all(&self) -> FsResult<Reply> {
         self.core.contents.sync_all().map_err(io("sync contents"))?;
-        self.core.store.sync()?;
+        self.core.sync()?;
         Ok(Reply::Ok)
     }
 }

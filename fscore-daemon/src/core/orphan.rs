@@ -1,7 +1,7 @@
 //! Objects without a name: kept while somebody may hold them, then given back.
 
 use super::change::Change;
-use super::error::{FsError, FsResult, io};
+use super::error::{FsError, FsResult};
 use super::ids::ObjectId;
 use super::keys;
 use super::record::{Body, ContentRecord, FileBody};
@@ -66,8 +66,8 @@ fn reclaim(core: &Core, branch: &Branch, view: &View, object: ObjectId) -> FsRes
         change.drop_xattrs(object);
     }
     change.commit(core.store.as_ref())?;
-    match gone {
-        Some(id) => core.contents.remove(id).map_err(io("remove content")),
-        None => Ok(()),
+    if let Some(id) = gone {
+        core.doom(id);
     }
+    Ok(())
 }

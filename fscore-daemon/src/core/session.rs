@@ -19,7 +19,7 @@ use shm_transport::wire::{
     self, Attr, Caller, Entry, NodeId, Reply, Request, RequestId, SessionId, SlotIndex, Timestamp, decode_reply,
     encode_reply,
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 /// How long the kernel may keep what only the branch can change, in nanoseconds: we would tell it.
@@ -50,6 +50,8 @@ pub struct Session {
     pub(super) listings: Listings,
     /// What an unchanged base file was when its pages were last given out.
     pub(super) seen: Mutex<HashMap<ObjectId, (Timestamp, u64)>>,
+    /// Copied up from a base file that changed after its pages were given out: the next open drops them.
+    pub(super) doubtful: Mutex<HashSet<ObjectId>>,
     replies: Mutex<HashMap<SlotIndex, RequestId>>,
 }
 
@@ -86,8 +88,9 @@ impl Session {
         }
         drop(sessions);
         let replies = Mutex::new(replies);
-        let (listings, seen) = (Listings::new(core.cookie_key), Mutex::default());
-        Ok(Arc::new(Self { id, branch, read_only, core, listings, seen, replies }))
+        let listings = Listings::new(core.cookie_key);
+        let (seen, doubtful) = (Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { id, branch, read_only, core, listings, seen, doubtful, replies }))
     }
 
     /// The mount is gone for good: gives back what it held.
@@ -226,11 +229,7 @@ impl Session {
 
     /// A content file, made empty when a power loss took it before it was ever synced.
     pub(super) fn content(&self, id: ContentId) -> FsResult<Arc<Content>> {
-        match self.core.contents.get(id) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => self.core.contents.create(id),
-            other => other,
-        }
-        .map_err(super::error::io("open content"))
+        self.core.content(id)
     }
 
     /// Whether `epoch` may write the content in place.

@@ -11,11 +11,12 @@ use super::ids::{BaseId, BranchId, ContentId, EpochId, ObjectId};
 use super::keys;
 use super::record::{BaseRecord, BranchRecord, EpochRecord};
 use super::view::View;
-use crate::content::Contents;
+use crate::content::{Content, Contents};
 use crate::store::{Batch, Store};
 use shm_transport::wire::SessionId;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::time::Duration;
 
 /// Takes a lock whose holder may have panicked: the data under our locks is only ever replaced whole.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -119,6 +120,8 @@ pub struct Core {
     pub clock: Arc<dyn Clock>,
     /// Keys the order of directory listings; made once per store.
     pub cookie_key: (u64, u64),
+    doom: Arc<Doom>,
+    revival: Mutex<()>,
     branches: Mutex<HashMap<BranchId, Arc<Branch>>>,
     bases: Mutex<HashMap<BaseId, Arc<Base>>>,
     objects: Counter,
@@ -151,6 +154,8 @@ impl Core {
             base_ids: counter("next-base", 1, 16)?,
             commits: counter("next-commit", 1, 16)?,
             cookie_key: cookie_key(store.as_ref())?,
+            doom: Arc::default(),
+            revival: Mutex::default(),
             branches: Mutex::default(),
             bases: Mutex::default(),
             store,
@@ -158,7 +163,56 @@ impl Core {
             clock,
         };
         core.drop_unrecorded_contents()?;
-        Ok(Arc::new(core))
+        let (mark, _) = *lock(&core.content_ids.state);
+        let core = Arc::new(core);
+        let (weak, doom) = (Arc::downgrade(&core), Arc::clone(&core.doom));
+        std::thread::Builder::new()
+            .name("reaper".into())
+            .stack_size(256 << 10)
+            .spawn(move || reap(&weak, &doom, mark))
+            .map_err(super::error::io("start the reaper"))?;
+        Ok(core)
+    }
+
+    /// Makes every committed batch durable, and then removes the content files that no durable record
+    /// refers to any more.
+    pub fn sync(&self) -> FsResult<()> {
+        let doomed = std::mem::take(&mut lock(&self.doom.state).ids);
+        if let Err(e) = self.store.sync() {
+            lock(&self.doom.state).ids.extend(doomed);
+            return Err(e.into());
+        }
+        for id in doomed {
+            self.contents.remove(id).map_err(super::error::io("remove content"))?;
+        }
+        Ok(())
+    }
+
+    /// Has a content file removed, whose last record a batch just dropped, once that batch is durable:
+    /// a power loss before would bring the record back.
+    pub fn doom(&self, id: ContentId) {
+        lock(&self.doom.state).ids.push(id);
+        self.doom.bell.notify_one();
+    }
+
+    /// A content file, made empty when a power loss took it before it was ever synced.
+    pub fn content(&self, id: ContentId) -> FsResult<Arc<Content>> {
+        let missing = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+        let found = match self.contents.get(id) {
+            Err(e) if missing(&e) => {
+                // One at a time: making it twice would take the file from under a writer.
+                let _turn = lock(&self.revival);
+                match self.contents.get(id) {
+                    Err(e) if missing(&e) => {
+                        tracing::error!(content = %id, "a content file is missing since a power loss; it is empty now");
+                        self.contents.create(id)
+                    }
+                    other => other,
+                }
+            }
+            other => other,
+        };
+        found.map_err(super::error::io("open content"))
     }
 
     /// A crash between making a content file and recording it leaves a file that nothing names.
@@ -271,6 +325,61 @@ impl Core {
     pub fn forget_branch(&self, id: BranchId) {
         lock(&self.branches).remove(&id);
     }
+}
+
+/// Contents to be removed once nothing durable refers to them, and the bell for who removes them.
+#[derive(Debug, Default)]
+struct Doom {
+    state: Mutex<Doomed>,
+    bell: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Doomed {
+    ids: Vec<ContentId>,
+    over: bool,
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        lock(&self.doom.state).over = true;
+        self.doom.bell.notify_one();
+    }
+}
+
+/// How long removed contents wait for others, so that one sync serves many.
+const REAP_PAUSE: Duration = Duration::from_millis(250);
+
+/// Removes content files that nothing refers to: first those that a crash left, numbered below `mark`,
+/// then what the running core dooms. Ends with the core.
+fn reap(core: &Weak<Core>, doom: &Doom, mark: u64) {
+    if let Some(core) = core.upgrade()
+        && let Err(error) = sweep(&core, mark)
+    {
+        tracing::warn!(%error, "content files that a crash left were not all found");
+    }
+    loop {
+        // Nothing of the core is held while there is nothing to do.
+        let idle = |d: &mut Doomed| d.ids.is_empty() && !d.over;
+        drop(doom.bell.wait_while(lock(&doom.state), idle));
+        std::thread::sleep(REAP_PAUSE);
+        let Some(core) = core.upgrade() else { return };
+        if let Err(error) = core.sync() {
+            tracing::error!(%error, "removed contents cannot be given back");
+            std::thread::sleep(REAP_PAUSE);
+        }
+    }
+}
+
+fn sweep(core: &Core, mark: u64) -> FsResult<()> {
+    let io = super::error::io;
+    for id in core.contents.ids().map_err(io("list contents"))? {
+        let id = id.map_err(io("list contents"))?;
+        if id.0 < mark && core.store.get(&keys::content(id)).is_none() {
+            core.contents.remove(id).map_err(io("remove unrecorded content"))?;
+        }
+    }
+    Ok(())
 }
 
 fn cookie_key(store: &dyn Store) -> FsResult<(u64, u64)> {

@@ -15,7 +15,10 @@ pub type Listing = BTreeMap<PathBuf, String>;
 /// directories, nor times of the clock.
 pub(super) fn attributes(stat: &Stat) -> String {
     let kind = FileType::from_raw_mode(stat.st_mode);
-    let mtime = if stat.st_mtime < SET_TIMES_BEFORE {
+    let mtime = if kind == FileType::Fifo {
+        // The kernel serves a pipe's data itself and tells a FUSE server nothing of it, nor moves its times.
+        "any".to_owned()
+    } else if stat.st_mtime < SET_TIMES_BEFORE {
         format!("{}.{:09}", stat.st_mtime, stat.st_mtime_nsec)
     } else {
         "now".to_owned()

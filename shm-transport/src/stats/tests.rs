@@ -34,12 +34,12 @@ fn a_reader_sees_what_is_counted_also_after_the_writer_is_gone() {
     mount.begin();
     mount.begin();
     mount.end(true, 10, 20);
-    writer.add(Counter::CopyUps, 3);
+    writer.add(Counter::Attaches, 3);
     let reader = StatsReader::open(store.path()).unwrap();
     let sample = reader.sample().unwrap();
     assert_eq!((sample.pid, sample.alive, sample.started), (std::process::id() as i32, true, 1234));
     let counter = |name| sample.counters.iter().find(|(n, _)| *n == name).unwrap().1;
-    assert_eq!((counter("requests"), counter("errors"), counter("copy_ups")), (1, 1, 3));
+    assert_eq!((counter("requests"), counter("errors"), counter("attaches")), (1, 1, 3));
     let row = &sample.mounts[0];
     assert_eq!((row.branch.as_str(), row.mountpoint.as_str(), row.read_only), ("fix-1", "/mnt/a", true));
     assert_eq!((row.requests, row.errors, row.bytes_read, row.bytes_written, row.in_flight), (1, 1, 10, 20, 1));

@@ -143,6 +143,29 @@ fn a_further_name_of_a_base_file_is_a_link_and_attributes_come_last() {
 }
 
 #[test]
+fn every_hard_link_of_a_changed_file_changes() {
+    let world = World::new();
+    let id = world.make("a");
+    fs::create_dir_all(world.base().join("deep/er")).unwrap();
+    fs::hard_link(world.base().join("f"), world.base().join("deep/er/h")).unwrap();
+    world.write(id, "f", "mine");
+    assert_eq!(world.diff("a"), ["Modified deep/er/h file 4", "Modified f file 4"]);
+    assert_eq!(told(&prepare(&world, false)), ["file deep/er/h 4 mine", "link deep/er/h f"]);
+}
+
+#[test]
+fn a_name_added_to_a_removed_directory_is_a_conflict() {
+    let world = World::new();
+    let id = world.make("a");
+    world.unlink(id, "d", "g");
+    // The directory's record is gone, as after the kernel forgot it.
+    world.name(id, world.ino(""), "d", DirentRecord::Whiteout);
+    assert!(conflicts(&world).is_empty());
+    fs::write(world.base().join("d/h"), "theirs").unwrap();
+    assert_eq!(conflicts(&world), ["d/h: deleted here, added in the base"]);
+}
+
+#[test]
 fn conflicts_are_found() {
     let world = World::new();
     let id = world.make("a");

@@ -130,6 +130,7 @@ fn a_file_without_a_name_lives_until_it_is_forgotten() {
     assert_eq!(rig.read(f.node), b"still here");
     assert_eq!(rig.core.contents.ids().unwrap().count(), 1);
     rig.ok(ROOT, Op::Forget { count: 1 }, &f.node.0.to_le_bytes());
+    rig.core.sync().unwrap();
     assert_eq!(rig.core.contents.ids().unwrap().count(), 0, "its bytes are given back");
     assert_eq!(rig.error(f.node, Op::GetAttr), Errno::ESTALE);
 }
