@@ -98,9 +98,28 @@ impl<'a> Edit<'a> {
                     record
                 }
             };
+            let kind = record.kind();
+            let first = self.view.base_of(object).is_some() && self.view.object(object)?.is_none();
             self.records.insert(object, record);
+            if first && kind != FileKind::Directory {
+                self.pin_names(object, kind)?;
+            }
         }
         self.records.get_mut(&object).ok_or(FsError::Stale)
+    }
+
+    /// From its first change on, the names of a base object lead to it by records of the branch: when the
+    /// host replaces the file under one of them, the branch keeps its own version. Names are pinned
+    /// before anything else happens to them: read the record first, then change names.
+    fn pin_names(&mut self, object: ObjectId, kind: FileKind) -> FsResult<()> {
+        let Some(base) = self.view.base_of(object) else { return Ok(()) };
+        for (dir, name) in base.locators(object) {
+            let undecided = self.view.dirent(dir, &name)?.is_none();
+            if undecided && base.lookup(dir, &name)?.is_some_and(|s| s.object == object) {
+                self.put_name(dir, &name, object, kind)?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds a record of a new object.

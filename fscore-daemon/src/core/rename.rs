@@ -41,8 +41,14 @@ impl Session {
         if source.kind == FileKind::Directory && is_within(op.view, to.0, source.object)? {
             return Err(FsError::Invalid);
         }
+        if target.is_some_and(|t| t.object == source.object) {
+            return Ok(Reply::Ok);
+        }
+        // Pins the names that they have in the base, before these change.
+        for child in [Some(source), target].into_iter().flatten() {
+            edit.record(child.object)?;
+        }
         match target {
-            Some(target) if target.object == source.object => return Ok(Reply::Ok),
             Some(target) if exchange => {
                 if target.kind == FileKind::Directory && is_within(op.view, from.0, target.object)? {
                     return Err(FsError::Invalid);

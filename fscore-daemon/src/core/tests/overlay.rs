@@ -156,6 +156,40 @@ fn writes_after_a_freeze_leave_the_frozen_epoch_alone() {
 }
 
 #[test]
+fn a_changed_file_stays_the_branchs_own_when_the_host_replaces_it() {
+    let mut rig = Rig::new(|b| std::fs::write(b.join("f"), "host").unwrap());
+    let f = rig.find(ROOT, "f");
+    rig.write(f.node, 0, b"mine");
+    std::fs::write(rig.base("new"), "replaced by the host").unwrap();
+    std::fs::rename(rig.base("new"), rig.base("f")).unwrap();
+    let again = rig.find(ROOT, "f");
+    assert_eq!(again.node, f.node);
+    assert_eq!(rig.read(again.node), b"mine");
+    // Names that change in the same operation are what the operation makes them.
+    let rename = Op::Rename { name: "f".into(), new_parent: ROOT, new_name: "g".into(), flags: 0 };
+    rig.ok(ROOT, rename, &[]);
+    assert_eq!(rig.find(ROOT, "f").node, NodeId::NONE, "the host's new file does not show under a renamed name");
+    assert_eq!(rig.read(f.node), b"mine");
+}
+
+#[test]
+fn base_names_exchange_places() {
+    let mut rig = Rig::new(|b| {
+        std::fs::write(b.join("a"), "A").unwrap();
+        std::fs::write(b.join("b"), "B").unwrap();
+    });
+    let (a, b) = (rig.find(ROOT, "a"), rig.find(ROOT, "b"));
+    let flags = libc::RENAME_EXCHANGE;
+    rig.ok(ROOT, Op::Rename { name: "a".into(), new_parent: ROOT, new_name: "b".into(), flags }, &[]);
+    assert_eq!((rig.find(ROOT, "a").node, rig.find(ROOT, "b").node), (b.node, a.node));
+    let onto = Op::Rename { name: "a".into(), new_parent: ROOT, new_name: "b".into(), flags: 0 };
+    rig.ok(ROOT, onto, &[]);
+    assert_eq!((rig.find(ROOT, "a").node, rig.find(ROOT, "b").node), (NodeId::NONE, b.node));
+    rig.ok(ROOT, Op::Unlink { name: "b".into() }, &[]);
+    assert!(rig.list(ROOT, false).is_empty());
+}
+
+#[test]
 fn holes_sizes_and_attributes() {
     let mut rig = Rig::new(|b| std::fs::write(b.join("base"), vec![7; 10_000]).unwrap());
     let f = rig.entry(ROOT, create("f"));
