@@ -106,7 +106,11 @@ impl Facts {
         };
         facts.xattrs = match (set, base) {
             (Some(set), _) => set,
-            (None, Some(base)) => base.xattrs(object)?,
+            // A changed object outlives its original; attributes that it had were taken over then.
+            (None, Some(base)) => match base.xattrs(object) {
+                Err(FsError::Stale) => Vec::new(),
+                read => read?,
+            },
             (None, None) => Vec::new(),
         };
         facts.xattrs.sort();

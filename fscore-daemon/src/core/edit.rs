@@ -8,6 +8,7 @@ use super::ids::ObjectId;
 use super::record::{Body, DirentRecord, FileBody, ObjectRecord};
 use super::state::Core;
 use super::view::{Child, View};
+use super::xattr::base_set;
 use shm_transport::wire::{FileKind, Timestamp};
 use std::collections::BTreeMap;
 
@@ -102,17 +103,24 @@ impl<'a> Edit<'a> {
             let first = self.view.base_of(object).is_some() && self.view.object(object)?.is_none();
             self.records.insert(object, record);
             if first && kind != FileKind::Directory {
-                self.pin_names(object, kind)?;
+                self.pin(object, kind)?;
             }
         }
         self.records.get_mut(&object).ok_or(FsError::Stale)
     }
 
-    /// From its first change on, the names of a base object lead to it by records of the branch: when the
-    /// host replaces the file under one of them, the branch keeps its own version. Names are pinned
-    /// before anything else happens to them: read the record first, then change names.
-    fn pin_names(&mut self, object: ObjectId, kind: FileKind) -> FsResult<()> {
+    /// From its first change on, the names of a base object lead to it by records of the branch, and its
+    /// extended attributes are the branch's: when the host replaces the file under one of them, the branch
+    /// keeps its own version. This comes before anything else happens to them: read the record first, then
+    /// change names and attributes.
+    fn pin(&mut self, object: ObjectId, kind: FileKind) -> FsResult<()> {
         let Some(base) = self.view.base_of(object) else { return Ok(()) };
+        if self.view.xattrs(object)?.is_none() {
+            let set = base_set(base, object)?;
+            if !set.0.is_empty() {
+                self.change.xattrs(object, &set);
+            }
+        }
         for (dir, name) in base.locators(object) {
             let undecided = self.view.dirent(dir, &name)?.is_none();
             if undecided && base.lookup(dir, &name)?.is_some_and(|s| s.object == object) {

@@ -1,5 +1,6 @@
 //! Extended attributes. The first change of an object's set takes the base's set over.
 
+use super::base::Base;
 use super::edit::Edit;
 use super::error::{FsError, FsResult};
 use super::ids::ObjectId;
@@ -24,6 +25,15 @@ fn set_of(view: &View, object: ObjectId) -> FsResult<XattrSet> {
         return Ok(found.value);
     }
     let Some(base) = view.base_of(object) else { return Ok(XattrSet::default()) };
+    match base_set(base, object) {
+        // A changed object outlives its original; attributes that it had were taken over then.
+        Err(FsError::Stale) if view.object(object)?.is_some() => Ok(XattrSet::default()),
+        read => read,
+    }
+}
+
+/// The served attributes that an object has in the base.
+pub(super) fn base_set(base: &Base, object: ObjectId) -> FsResult<XattrSet> {
     let mut set = base.xattrs(object)?;
     set.retain(|(name, _)| served(name).is_ok());
     set.sort();
