@@ -96,7 +96,8 @@ pub(crate) enum Command {
 /// are the command's own. A summary of the branch's changes follows on standard error.
 ///
 /// Started inside the base directory, the command begins in the same directory of the branch. Started
-/// elsewhere, it begins where it was started, on the host: only the base directory is isolated.
+/// elsewhere, it begins in the root of the branch. Only the base directory is isolated: what the command
+/// writes elsewhere it writes on the host.
 ///
 /// Without --base, a branch that exists keeps its base. A new branch then begins empty; such a branch
 /// is mounted on a fresh temporary directory, in which the command begins.
@@ -104,6 +105,7 @@ pub(crate) enum Command {
 /// The command finds the mounted directory in AGENTFS_ROOT and the branch in AGENTFS_BRANCH. No privilege
 /// is needed where user namespaces are allowed.
 #[derive(Debug, Args)]
+#[command(override_usage = "agentfs run [--base DIR] [--branch NAME] [OPTIONS] -- CMD [ARG]...")]
 #[command(after_help = "\
 Examples:
   agentfs run --base ~/project --branch fix-1 -- bash -c 'git checkout -b x && cargo build && rm -rf docs'

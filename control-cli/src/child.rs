@@ -62,13 +62,25 @@ fn start(command: &mut Command, watched: &SigSet) -> Result<Child> {
         starter.join().unwrap_or_else(|_| Err(io::Error::other("the starting thread panicked")))
     });
     spawned.map_err(|e| {
+        let script = e.kind() == io::ErrorKind::NotFound && is_there(&program, command);
         let program = program.display();
-        if e.kind() == io::ErrorKind::NotFound {
+        if script {
+            CliError::new(
+                Kind::NotExecutable,
+                format!("cannot execute {program}: the interpreter that it names is missing"),
+            )
+        } else if e.kind() == io::ErrorKind::NotFound {
             CliError::new(Kind::CommandNotFound, format!("{program}: command not found"))
         } else {
             CliError::new(Kind::NotExecutable, format!("cannot execute {program}: {e}"))
         }
     })
+}
+
+/// Whether a program that is named by a path exists, so that what was not found is its interpreter.
+fn is_there(program: &std::ffi::OsStr, command: &Command) -> bool {
+    let path = std::path::Path::new(program);
+    path.components().count() > 1 && command.get_current_dir().unwrap_or_else(|| ".".as_ref()).join(path).exists()
 }
 
 /// The exit code, if the command ended.
@@ -88,3 +100,6 @@ fn pass_on(child: &Child, number: u32) {
         kill(Pid::from_raw(pid), signal).ok();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,6 +55,18 @@ impl Context {
         Ok(client)
     }
 
+    /// The same, for what a holder is needed for too: a daemon may have lost its own.
+    pub(crate) fn ensure_held(&self) -> Result<Client> {
+        match holder::Client::connect(&self.paths.socket) {
+            Ok(_) => self.ensure(),
+            Err(_) => {
+                let mut client = start::start(&self.paths, &[])?;
+                self.check_store(&mut client)?;
+                Ok(client)
+            }
+        }
+    }
+
     /// A connection to a daemon that ran before, and that its holder brings back if it just died.
     pub(crate) fn reconnect(&self) -> Result<Client> {
         match Client::connect(&self.paths.socket) {

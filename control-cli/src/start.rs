@@ -29,6 +29,8 @@ pub(crate) fn start(paths: &Paths, allow_base: &[PathBuf]) -> Result<Client> {
     let _lock = lock(paths, "start.lock", FlockArg::LockExclusive)?;
     match Client::connect(&paths.socket) {
         Err(e) if e.is_not_running() => {}
+        // One without a holder is replaced by the holder's own; its mounts wait for that.
+        Ok(_) if holder::Client::connect(&paths.socket).is_err() => {}
         other => return other.told(),
     }
     let end = Instant::now() + READY_MAX;

@@ -7,6 +7,7 @@
 //!     content   the bytes of regular files, one host file each
 //!     store     metadata: an ordered, durable map
 //!   errno     the one table from core errors to errno
+//!   failure   the same for the answers to control calls
 //! config    the command line
 //! ```
 #![forbid(unsafe_code)]
@@ -16,5 +17,6 @@ pub mod config;
 pub mod content;
 pub mod core;
 pub mod errno;
+mod failure;
 pub mod server;
 pub mod store;

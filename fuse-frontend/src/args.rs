@@ -42,6 +42,10 @@ pub(crate) struct Args {
     /// Other users may enter; root's mounts always let them.
     #[arg(long)]
     pub(crate) allow_other: bool,
+    /// Do without this feature of the kernel (repeatable): resend, killpriv, explicit-inval, cache-symlinks,
+    /// parallel-dirops, readdirplus, atomic-o-trunc.
+    #[arg(long, value_name = "FEATURE")]
+    pub(crate) without: Vec<String>,
     /// Options as in fstab (repeatable).
     #[arg(short = 'o', value_name = "OPTIONS")]
     pub(crate) options: Vec<String>,

@@ -1,5 +1,6 @@
 //! `mount.fuse.agentfs SOURCE DIR [-o OPTIONS]`, as mount(8) calls it; SOURCE is the branch.
 
+use crate::feature;
 use crate::mount::{self, MountRequest};
 use crate::mounter;
 use crate::options::Options;
@@ -48,6 +49,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<(), Failure> {
         mount::check_apart(&mountpoint, base)?;
     }
     ensure_holder(&paths, &request.options.allow_base)?;
+    allow(&paths, &request.options.allow_base)?;
     if request.options.base.is_some() {
         make_branch(&paths, &request)?;
     }
@@ -64,6 +66,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<(), Failure> {
         default_permissions: !options.no_default_permissions,
         suid_dev: root && !options.no_suid_dev,
         flags: options.flags.clone(),
+        without: feature::flags_of(&options.without)?,
     };
     let held = mounter::mount(&mount, &paths.socket, shm_transport::Geometry::default().slots)?;
     if request.verbose {
@@ -74,6 +77,10 @@ pub(crate) fn run(args: &[OsString]) -> Result<(), Failure> {
 
 fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn internal(what: &str, why: &dyn std::fmt::Display) -> Failure {
+    Failure { code: ErrorCode::Internal, message: format!("{what}: {why}"), hint: None }
 }
 
 fn usage(message: impl Into<String>) -> Failure {
@@ -135,11 +142,7 @@ fn ensure_holder(paths: &Paths, allow_base: &[PathBuf]) -> Result<(), Failure> {
     if let Ok(mut client) = holder::Client::connect(&paths.socket) {
         return client.await_daemon(READY_MAX).map(drop);
     }
-    let failed = |e: std::io::Error| Failure {
-        code: ErrorCode::Internal,
-        message: format!("the holder cannot be started: {e}"),
-        hint: None,
-    };
+    let failed = |e: std::io::Error| internal("the holder cannot be started", &e);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(paths.log_dir()).map_err(failed)?;
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(paths.holder_log()).map_err(failed)?;
     let mut command = Command::new(serve::own_executable());
@@ -147,6 +150,8 @@ fn ensure_holder(paths: &Paths, allow_base: &[PathBuf]) -> Result<(), Failure> {
     for base in allow_base {
         command.arg("--allow-base").arg(base);
     }
+    // What mount(8) or a script left open shall not live on in a holder.
+    shm_transport::mem::sys::close_on_exec_from(3).map_err(failed)?;
     let stdout = log.try_clone().map_err(failed)?;
     command.stdin(Stdio::null()).stdout(stdout).stderr(log).spawn().map_err(failed)?;
     let deadline = Instant::now() + LISTEN_MAX;
@@ -165,6 +170,25 @@ fn ensure_holder(paths: &Paths, allow_base: &[PathBuf]) -> Result<(), Failure> {
     }
 }
 
+/// A holder that ran already gets what is missing.
+fn allow(paths: &Paths, bases: &[PathBuf]) -> Result<(), Failure> {
+    if bases.is_empty() {
+        return Ok(());
+    }
+    let allowed = ask(paths, Client::status)?.allow_base;
+    for base in bases {
+        let resolved = fs::canonicalize(base).unwrap_or_else(|_| base.clone());
+        if !allowed.iter().any(|dir| resolved.starts_with(dir)) {
+            connect(paths)?.allow_base(&resolved)?;
+        }
+    }
+    Ok(())
+}
+
+fn connect(paths: &Paths) -> Result<holder::Client, Failure> {
+    holder::Client::connect(&paths.socket).map_err(|e| internal("the holder does not listen", &e))
+}
+
 fn make_branch(paths: &Paths, request: &Request) -> Result<(), Failure> {
     let command = Ask::BranchCreate {
         name: request.source.clone(),
@@ -173,13 +197,24 @@ fn make_branch(paths: &Paths, request: &Request) -> Result<(), Failure> {
         frozen: request.options.frozen,
         reuse: true,
     };
-    let made = Client::connect(&paths.socket).and_then(|mut client| client.branch_create(command));
-    made.map(drop).map_err(|e| match e {
-        ClientError::Refused(failure) => failure,
-        ClientError::NotRunning { .. }
-        | ClientError::Connect { .. }
-        | ClientError::Line(_)
-        | ClientError::Closed
-        | ClientError::Data(_) => Failure { code: ErrorCode::Internal, message: e.to_string(), hint: None },
-    })
+    ask(paths, |client| client.branch_create(command.clone())).map(drop)
+}
+
+/// Asks the daemon something that may be asked twice. Another mount, made at the same time, may have it
+/// started afresh: then its successor is asked.
+fn ask<T>(paths: &Paths, question: impl Fn(&mut Client) -> Result<T, ClientError>) -> Result<T, Failure> {
+    let deadline = Instant::now() + READY_MAX;
+    loop {
+        let refused = match Client::connect(&paths.socket).and_then(|mut client| question(&mut client)) {
+            Ok(answer) => return Ok(answer),
+            Err(ClientError::Refused(failure)) => return Err(failure),
+            Err(e) => e,
+        };
+        let ended = matches!(refused, ClientError::NotRunning { .. } | ClientError::Line(_) | ClientError::Closed);
+        if !ended || Instant::now() >= deadline {
+            return Err(internal("the daemon does not answer", &refused));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+        connect(paths)?.await_daemon(READY_MAX)?;
+    }
 }

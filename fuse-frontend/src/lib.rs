@@ -17,12 +17,14 @@ mod channel;
 mod convert;
 mod decode;
 mod encode;
+mod feature;
 mod helper;
 mod holder;
 mod mount;
 mod mounter;
 mod options;
 mod pending;
+mod privileges;
 mod reconnect;
 mod serve;
 mod session;
@@ -125,6 +127,7 @@ fn mount(args: Args) -> Result<serde_json::Value, Failure> {
         default_permissions: !options.no_default_permissions,
         suid_dev: root && !options.no_suid_dev,
         flags: options.flags,
+        without: feature::flags_of(&[options.without, args.without].concat())?,
     };
     let held = mounter::mount(&request, &paths.socket, args.slots)?;
     serde_json::to_value(held).map_err(|e| Failure {

@@ -1,6 +1,7 @@
 //! Mounting: `fuser` opens `/dev/fuse`, calls mount(2) or fusermount3, and answers the kernel's INIT with
 //! what we ask for. From then on the descriptor is ours; nobody here touches the mount.
 
+use crate::feature;
 use fuser::{Config, Filesystem, InitFlags, KernelConfig, MountOption, Session, SessionACL};
 use shm_transport::FuseState;
 use shm_transport::control::{ErrorCode, Failure};
@@ -27,8 +28,7 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_MAX_PAGES)
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
     .union(InitFlags::FUSE_EXPLICIT_INVAL_DATA)
-    .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
-    .union(InitFlags::FUSE_HAS_EXPIRE_ONLY);
+    .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
 /// Background requests (readahead) the kernel may have under way: three quarters of the slots.
 const BACKGROUND: u16 = 48;
 /// Readahead of the mount, in KiB: one full payload.
@@ -51,6 +51,8 @@ pub(crate) struct MountRequest {
     pub(crate) suid_dev: bool,
     /// Flags of mount(8) that are passed on.
     pub(crate) flags: Vec<MountFlag>,
+    /// Features of the kernel that are not made use of.
+    pub(crate) without: InitFlags,
 }
 
 /// Flags of mount(8) that mean the same here.
@@ -77,11 +79,13 @@ impl MountFlag {
 struct Negotiator {
     state: Arc<Mutex<FuseState>>,
     read_only: bool,
+    without: InitFlags,
 }
 
 impl Filesystem for Negotiator {
     fn init(&mut self, _: &fuser::Request, config: &mut KernelConfig) -> io::Result<()> {
-        let flags = WANTED & config.capabilities();
+        let offered = config.capabilities() - self.without;
+        let flags = WANTED & offered;
         let refused = |what: &str| io::Error::other(format!("the kernel refuses {what}"));
         config.add_capabilities(flags).map_err(|_| refused("flags that it offered"))?;
         config.set_max_write(PAYLOAD_MAX as u32).map_err(|_| refused("writes of 1 MiB"))?;
@@ -91,7 +95,8 @@ impl Filesystem for Negotiator {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         *state = FuseState {
             minor: config.kernel_abi().1,
-            flags: flags.bits(),
+            // Resends need no consent at INIT; that the kernel has them is only known here.
+            flags: (flags | (offered & InitFlags::FUSE_HAS_RESEND)).bits(),
             max_write: PAYLOAD_MAX as u32,
             max_readahead,
             max_background: u32::from(BACKGROUND),
@@ -132,11 +137,14 @@ pub(crate) fn mount(request: &MountRequest) -> Result<Mounted, Failure> {
     let mountpoint = check_mountpoint(&request.mountpoint)?;
     check_device()?;
     let state = Arc::new(Mutex::new(FuseState::default()));
-    let negotiator = Negotiator { state: Arc::clone(&state), read_only: request.read_only };
+    let negotiator = Negotiator { state: Arc::clone(&state), read_only: request.read_only, without: request.without };
     let session = Session::new(negotiator, &mountpoint, &options(request))
         .map_err(|e| refused(&mountpoint, request.allow_other, &e))?;
     let state = *state.lock().unwrap_or_else(PoisonError::into_inner);
     raise_read_ahead(&mountpoint);
+    for missing in feature::missing(state.flags) {
+        tracing::warn!(mountpoint = %mountpoint.display(), "without {missing}");
+    }
     Ok(Mounted { session, state, mountpoint })
 }
 
@@ -242,6 +250,13 @@ fn refused(mountpoint: &Path, allow_other: bool, error: &io::Error) -> Failure {
             "leave allow_other out, or let the administrator put user_allow_other into /etc/fuse.conf",
         );
     }
+    if text.contains("determine username") {
+        return failure(
+            ErrorCode::Denied,
+            message,
+            "fusermount3 mounts only for users with a name: give yours an entry in /etc/passwd, or use `agentfs run`",
+        );
+    }
     match error.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => failure(
             ErrorCode::Denied,
@@ -290,7 +305,7 @@ fn device_of(table: &[u8], mountpoint: &Path) -> Option<String> {
 }
 
 /// Blanks, tabs, newlines and backslashes stand as `\NNN`, octal, in mountinfo.
-fn unescape(field: &[u8]) -> Vec<u8> {
+pub(crate) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let [first, tail @ ..] = rest {

@@ -28,6 +28,8 @@ pub(crate) struct Options {
     pub(crate) no_default_permissions: bool,
     /// `nosuid` or `nodev`.
     pub(crate) no_suid_dev: bool,
+    /// `without=FEATURE`, repeatable.
+    pub(crate) without: Vec<String>,
     /// Passed on.
     pub(crate) flags: Vec<MountFlag>,
 }
@@ -62,7 +64,6 @@ const IGNORED: &[&str] = &[
     "silent",
     "nonempty",
     "default_permissions",
-    "remount",
 ];
 
 /// Splits at commas; `\,` is a comma and `\\` a backslash within a value.
@@ -104,6 +105,7 @@ impl Options {
             "store" => self.store = Some(path()?),
             "socket" => self.socket = Some(path()?),
             "allow_base" => self.allow_base.push(path()?),
+            "without" => self.without.extend(value.map(str::to_owned)),
             "frozen" => self.frozen = true,
             "ro" => self.read_only = true,
             "rw" => self.read_only = false,
@@ -111,6 +113,13 @@ impl Options {
             "noallow_other" => self.allow_other = Some(false),
             "no_default_permissions" => self.no_default_permissions = true,
             "nosuid" | "nodev" => self.no_suid_dev = true,
+            "remount" => {
+                return Err(Failure {
+                    code: ErrorCode::Usage,
+                    message: "a mounted branch cannot be given other options".into(),
+                    hint: Some("unmount it and mount it anew".into()),
+                });
+            }
             "noexec" => self.flags.push(MountFlag::NoExec),
             "noatime" => self.flags.push(MountFlag::NoAtime),
             "sync" => self.flags.push(MountFlag::Sync),
@@ -129,8 +138,8 @@ fn usage(message: String) -> Failure {
         code: ErrorCode::Usage,
         message,
         hint: Some(
-            "known are base=, frozen, store=, socket=, allow_base=, ro, allow_other, no_default_permissions and the \
-             flags of mount(8)"
+            "known are base=, frozen, store=, socket=, allow_base=, ro, allow_other, no_default_permissions, \
+             without= and the flags of mount(8)"
                 .into(),
         ),
     }

@@ -1,6 +1,7 @@
 //! What this frontend knows of each slot: the truth about what is under way, whatever the shared
 //! memory says.
 
+use crate::abi::UNIQUE_RESEND;
 use crate::encode::Expect;
 use shm_transport::wire::limits::SLOTS_MAX;
 use shm_transport::wire::{RequestId, SlotIndex};
@@ -87,6 +88,16 @@ impl Pending {
         }
         self.put(slot, Under::Kernel { unique, expect });
         Some(Claimed::Running)
+    }
+
+    /// The kernel was asked to send everything again: what it wants answered waits to be claimed.
+    pub(crate) fn disown(&mut self) {
+        for place in &mut self.slots {
+            if let Under::Kernel { unique, .. } = place {
+                *place = Under::Orphan(RequestId(*unique & !UNIQUE_RESEND));
+                self.unclaimed += 1;
+            }
+        }
     }
 
     /// Leases of parked replies that nobody claimed; orphans that still run stay.

@@ -6,13 +6,16 @@ use shm_transport::control::client::{Client, ClientError};
 use shm_transport::control::holder::MountName;
 use shm_transport::control::{ErrorCode, Failure};
 use shm_transport::handshake::{self, Attach, Connection};
+use shm_transport::wire::{RequestId, SessionId};
 use shm_transport::{SessionFds, ShmTransport, TransportError};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const BACK_OFF_MIN: Duration = Duration::from_millis(5);
 const BACK_OFF_MAX: Duration = Duration::from_millis(200);
+/// A connection that lasted so long is not expected to end at once again.
+const SETTLED: Duration = Duration::from_secs(1);
 /// How long an unmounted frontend tries to tell a daemon that is away.
 const DETACH_MAX: Duration = Duration::from_secs(5);
 /// How long a new mount waits for a branch that another mount has; one that was unmounted just now is
@@ -31,6 +34,8 @@ pub(crate) struct ShmDaemon {
     connection: Option<Connection>,
     next_try: Instant,
     back_off: Duration,
+    /// When the connection began.
+    attached: Instant,
     /// The last complaint, so that each is logged once.
     complaint: String,
     first: Option<FirstAttach>,
@@ -59,6 +64,7 @@ impl ShmDaemon {
             connection: None,
             next_try: Instant::now(),
             back_off: BACK_OFF_MIN,
+            attached: Instant::now(),
             complaint: String::new(),
             first: Some(first),
             new_since: new.then(Instant::now),
@@ -128,6 +134,10 @@ impl Daemon for ShmDaemon {
         under_way.map(|(id, slot)| LeftBehind { id, slot, request: self.transport.request_in(slot) }).collect()
     }
 
+    fn last_id(&self) -> RequestId {
+        self.transport.last_id()
+    }
+
     fn connection(&self) -> Option<BorrowedFd<'_>> {
         self.connection.as_ref().map(AsFd::as_fd)
     }
@@ -135,8 +145,15 @@ impl Daemon for ShmDaemon {
     fn lose(&mut self, why: &str) {
         if self.connection.take().is_some() {
             tracing::warn!(why, "the daemon is gone; requests wait for the next one");
-            self.next_try = Instant::now();
-            self.back_off = BACK_OFF_MIN;
+            let now = Instant::now();
+            if now.duration_since(self.attached) >= SETTLED {
+                self.back_off = BACK_OFF_MIN;
+                self.next_try = now;
+            } else {
+                // A daemon that takes us and leaves us again must not be tried without a pause.
+                self.next_try = now + self.back_off;
+                self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
+            }
         }
     }
 
@@ -155,7 +172,7 @@ impl Daemon for ShmDaemon {
                     epoch = self.transport.epoch(),
                     "attached to the daemon"
                 );
-                self.back_off = BACK_OFF_MIN;
+                self.attached = Instant::now();
                 self.complaint.clear();
                 if let Some(first) = self.first.take() {
                     first(Ok(connection.daemon_pid));
@@ -179,23 +196,28 @@ impl Daemon for ShmDaemon {
 
     fn detach(&mut self) {
         self.connection = None;
-        let end = Instant::now() + DETACH_MAX;
-        let mut back_off = BACK_OFF_MIN;
-        loop {
-            let told = Client::connect(&self.socket).and_then(|mut client| {
-                client.set_timeout(Some(DETACH_MAX)).map_err(|e| ClientError::Line(e.into()))?;
-                client.detach(self.mount.session)
-            });
-            match told {
-                Ok(()) => return,
-                Err(e) if handshake::is_transient(&e) && Instant::now() + back_off < end => {
-                    std::thread::sleep(back_off);
-                    back_off = (back_off * 2).min(BACK_OFF_MAX);
-                }
-                Err(e) => {
-                    tracing::warn!(error = %e, "the daemon could not be told that the mount is gone");
-                    return;
-                }
+        detach(&self.socket, self.mount.session);
+    }
+}
+
+/// Tells the daemon that a mount is gone; waits a while for one that is away.
+pub(crate) fn detach(socket: &Path, session: SessionId) {
+    let end = Instant::now() + DETACH_MAX;
+    let mut back_off = BACK_OFF_MIN;
+    loop {
+        let told = Client::connect(socket).and_then(|mut client| {
+            client.set_timeout(Some(DETACH_MAX)).map_err(|e| ClientError::Line(e.into()))?;
+            client.detach(session)
+        });
+        match told {
+            Ok(()) => return,
+            Err(e) if handshake::is_transient(&e) && Instant::now() + back_off < end => {
+                std::thread::sleep(back_off);
+                back_off = (back_off * 2).min(BACK_OFF_MAX);
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "the daemon could not be told that the mount is gone");
+                return;
             }
         }
     }

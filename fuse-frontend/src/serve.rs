@@ -1,13 +1,16 @@
 //! `--serve`: the frontend proper. The holder starts it with a socket as standard input, over which the
 //! mount's descriptors come, and the first attach is told.
 
+use crate::abi::HAS_RESEND;
 use crate::channel::Channel;
+use crate::privileges;
 use crate::reconnect::{FirstAttach, ShmDaemon};
 use crate::session::Session;
+use shm_transport::control::Answer;
 use shm_transport::control::holder::{MOUNT_FDS, MountName};
-use shm_transport::control::line::LineStream;
-use shm_transport::control::{Answer, ErrorCode, Failure};
+use shm_transport::control::line::{LineError, LineStream};
 use shm_transport::{LookupTable, SessionFds};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -44,19 +47,24 @@ pub(crate) enum ServeError {
 /// Serves until the mount is gone.
 pub(crate) fn serve() -> Result<(), ServeError> {
     let mut lines = LineStream::new(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?));
+    nix::unistd::dup2_stdin(File::open("/dev/null")?).map_err(io::Error::from)?;
     let line = lines.read().map_err(|e| ServeError::NoHello(e.to_string()))?;
     let line = line.ok_or_else(|| ServeError::NoHello("it ended".into()))?;
     let hello: Hello = line.parse().map_err(|e| ServeError::NoHello(e.to_string()))?;
     let (fuse, fds) = split(line.fds)?;
     let span = tracing::info_span!("mount", session = %hello.mount.session, branch = %hello.mount.branch);
     let _entered = span.enter();
+    privileges::give_up(&hello.socket)?;
     let counts = LookupTable::open(fds.table.try_clone()?)?;
     let kernel = Channel::new(fuse)?;
+    let header = fds.header().map_err(|e| ServeError::Session(e.to_string()))?;
+    let resends = header.fuse_state().is_none_or(|settled| settled.flags & HAS_RESEND != 0);
+    drop(header);
     let first = first_attach(lines, hello.first);
     let daemon = ShmDaemon::new(hello.mount, hello.socket, fds, first, hello.first)
         .map_err(|e| ServeError::Session(e.to_string()))?;
     let incarnation = daemon.epoch().wrapping_add(1);
-    Session::adopt(kernel, daemon, counts, incarnation)?.run()?;
+    Session::adopt(kernel, daemon, counts, incarnation, resends)?.run()?;
     Ok(())
 }
 
@@ -91,16 +99,12 @@ pub(crate) fn hand_over(
     hello: &Hello,
     fuse: &OwnedFd,
     session: &SessionFds,
-) -> Result<LineStream, Failure> {
+) -> (LineStream, Result<(), LineError>) {
     let mut row = vec![fuse.as_fd()];
     row.extend(session.row());
     let mut lines = LineStream::new(stream);
-    lines.write_with(hello, &row).map_err(|e| Failure {
-        code: ErrorCode::Internal,
-        message: format!("the mount cannot be handed to its frontend: {e}"),
-        hint: None,
-    })?;
-    Ok(lines)
+    let handed = lines.write_with(hello, &row);
+    (lines, handed)
 }
 
 /// The executable itself, for starting another of it.

@@ -45,6 +45,8 @@ pub(crate) trait Daemon {
     fn slots(&self) -> usize;
     /// What a former frontend left under way.
     fn left_behind(&self) -> Vec<LeftBehind>;
+    /// The highest number of the kernel's that was ever submitted, as far as is known.
+    fn last_id(&self) -> RequestId;
     /// Readable when the daemon has died; `None` while there is none.
     fn connection(&self) -> Option<BorrowedFd<'_>>;
     /// The daemon died or broke the protocol.
@@ -91,8 +93,12 @@ pub(crate) struct Session<D: Daemon> {
     spare: Option<Lease>,
     /// Bytes after a request's header, private.
     scratch: Vec<u8>,
+    /// The kernel sends what was read and not answered again when asked (since Linux 6.9).
+    resends: bool,
     /// Resent requests may still come.
     adopting: bool,
+    /// A request was read for which there was no slot: it is asked for again when there is one.
+    dropped: bool,
     /// The kernel may have a request for us.
     readable: bool,
     /// Replies were left for the next turn.
@@ -102,9 +108,15 @@ pub(crate) struct Session<D: Daemon> {
 }
 
 impl<D: Daemon> Session<D> {
-    /// Takes a mount over, whether it is new or another frontend died. `own_id` must differ from that
-    /// of any former incarnation.
-    pub(crate) fn adopt(kernel: Channel, daemon: D, counts: LookupTable, incarnation: u32) -> io::Result<Self> {
+    /// Takes a mount over, whether it is new (incarnation 1) or another frontend died. The number must
+    /// differ from that of any former incarnation. With `resends`, the kernel may be asked to resend.
+    pub(crate) fn adopt(
+        kernel: Channel,
+        daemon: D,
+        counts: LookupTable,
+        incarnation: u32,
+        resends: bool,
+    ) -> io::Result<Self> {
         let waiter = Waiter::new(&kernel, daemon.transport_ref().doorbell())?;
         let mut session = Self {
             kernel,
@@ -115,12 +127,14 @@ impl<D: Daemon> Session<D> {
             waiter,
             spare: None,
             scratch: Vec::new(),
-            adopting: true,
+            resends,
+            adopting: false,
+            dropped: false,
             readable: true,
             more_replies: false,
             own_id: u64::from(incarnation & 0x3fff_ffff) << 33 | 1,
         };
-        session.take_over()?;
+        session.take_over(incarnation > 1)?;
         Ok(session)
     }
 
@@ -168,16 +182,24 @@ impl<D: Daemon> Session<D> {
         self.daemon.lose(&why.to_string());
     }
 
-    /// Whether a request may be read, and a lease to read it into. One slot stays free otherwise, so that
-    /// a frontend that takes over from us can read on while replies to the others wait to be claimed.
+    /// Whether a request may be submitted. One slot always stays free: with it a frontend that takes over
+    /// from us reads what is resent, while the replies in all others wait for that.
+    fn may_submit(&self) -> bool {
+        self.daemon.transport_ref().in_flight() + 1 < self.daemon.slots()
+    }
+
+    /// Whether a request may be read, and a lease to read it into.
     fn has_room(&mut self) -> bool {
         if self.spare.is_none() {
             self.spare = self.daemon.transport().lease();
         }
-        self.spare.is_some() && (self.adopting || self.daemon.transport_ref().in_flight() + 1 < self.daemon.slots())
+        self.spare.is_some() && (self.adopting || self.may_submit())
     }
 
     fn take_requests(&mut self) -> io::Result<Life> {
+        if self.must_ask_again() {
+            self.ask_again()?;
+        }
         for _ in 0..READS_MAX {
             if !self.readable || !self.has_room() {
                 break;
@@ -292,6 +314,12 @@ impl<D: Daemon> Session<D> {
             Some(Claimed::Done(completion)) => {
                 self.spare = Some(lease);
                 return self.answer(header.unique, expect, completion);
+            }
+            // Read into the last free slot, while adopting.
+            None if !self.may_submit() => {
+                self.spare = Some(lease);
+                self.dropped = true;
+                return Ok(Life::Goes);
             }
             None => {}
         }

@@ -368,18 +368,38 @@ impl Running {
 
     /// Runs the request by `handler` and answers it. A panic of the handler answers `EIO` and is the
     /// error [`TransportError::Defect`].
-    pub fn run(mut self, handler: &dyn Handler) -> Result<(), TransportError> {
-        let (ctx, len) = (self.open.ctx, self.payload_len);
-        let reply = catch_unwind(AssertUnwindSafe(|| {
-            let Self { open, request, .. } = &mut self;
-            let mut payload = open.shared.map.payload(ctx.slot)?;
-            Some(handler.handle(&ctx, request, &mut payload, len))
-        }));
-        let Ok(reply) = reply else {
-            self.complete(&Reply::Error(Errno::EIO))?;
-            return Err(TransportError::Defect { what: "a handler panicked" });
+    pub fn run(self, handler: &dyn Handler) -> Result<(), TransportError> {
+        let reply = |ctx: &Context, request: &Request, payload: &mut Payload<'_>, len| {
+            Some(handler.handle(ctx, request, payload, len))
         };
-        self.complete(&reply.unwrap_or(Reply::Error(Errno::EIO)))
+        self.run_by(reply).map(drop)
+    }
+
+    /// As [`Self::run`], by [`Handler::attempt`]: the request comes back when it would have to wait.
+    pub fn attempt(self, handler: &dyn Handler) -> Result<Option<Self>, TransportError> {
+        self.run_by(|ctx, request, payload, len| handler.attempt(ctx, request, payload, len))
+    }
+
+    fn run_by(
+        mut self,
+        reply: impl FnOnce(&Context, &Request, &mut Payload<'_>, u32) -> Option<Reply>,
+    ) -> Result<Option<Self>, TransportError> {
+        let (ctx, len) = (self.open.ctx, self.payload_len);
+        let run = catch_unwind(AssertUnwindSafe(|| {
+            let Self { open, request, .. } = &mut self;
+            match open.shared.map.payload(ctx.slot) {
+                Some(mut payload) => reply(&ctx, request, &mut payload, len),
+                None => Some(Reply::Error(Errno::EIO)),
+            }
+        }));
+        match run {
+            Ok(Some(reply)) => self.complete(&reply).map(|()| None),
+            Ok(None) => Ok(Some(self)),
+            Err(_) => {
+                self.complete(&Reply::Error(Errno::EIO))?;
+                Err(TransportError::Defect { what: "a handler panicked" })
+            }
+        }
     }
 }
 

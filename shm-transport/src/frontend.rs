@@ -191,6 +191,13 @@ impl ShmTransport {
         self.in_flight_ids().into_iter().find(|(found, _)| *found == id).map(|(_, slot)| slot)
     }
 
+    /// The highest of the kernel's numbers that any slot holds or held last: a former frontend had read
+    /// up to there, for kernels that cannot resend. The kernel's numbers are even.
+    pub fn last_id(&self) -> RequestId {
+        let ids = self.records.iter().map(|r| r.shared.header.request_id.load(Relaxed));
+        RequestId(ids.filter(|id| id & 1 == 0).max().unwrap_or(0))
+    }
+
     /// The request that lies in a slot under way, as a former frontend wrote it: for kernels that cannot
     /// resend. `None` when the slot is not under way or its bytes are not a request.
     pub fn request_in(&self, slot: SlotIndex) -> Option<Request> {

@@ -1,11 +1,16 @@
 //! Live counters of the daemon and its mounts in a named shared-memory segment, which anybody of the
-//! same user (or root) reads at any time: while the daemon is busy, hangs, or is dead.
+//! same user (or root) reads at any time: while the daemon is busy, hangs, or was killed. A daemon that ends
+//! as it should removes it.
 //!
 //! The segment belongs to a store: its name follows from the store's owner and canonical path. It is an
 //! array of 64-bit words; a mount's names are guarded by a sequence lock, counters stand alone. A
 //! reader trusts nothing in it. Loss of the segment loses nothing but figures.
 
-use crate::mem::segment::{self, Segment};
+mod counter;
+
+pub use counter::Counter;
+
+use crate::mem::segment::Segment;
 use crate::wire::SessionId;
 use serde::Serialize;
 use std::io;
@@ -57,51 +62,6 @@ const _: () = {
     assert!(COUNTERS_AT + Counter::ALL.len() <= HEAD_WORDS);
 };
 
-/// What the daemon counts for all mounts together, since its start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Counter {
-    /// Requests answered.
-    Requests,
-    /// Of these, with an error number.
-    Errors,
-    /// Bytes read by programs.
-    BytesRead,
-    /// Bytes written by programs.
-    BytesWritten,
-    /// Sessions attached.
-    Attaches,
-    /// Sessions ended because the peer broke a rule.
-    ProtocolErrors,
-    /// Control calls answered.
-    ControlCalls,
-}
-
-impl Counter {
-    /// All of them, in the order of the segment.
-    pub const ALL: [Self; 7] = [
-        Self::Requests,
-        Self::Errors,
-        Self::BytesRead,
-        Self::BytesWritten,
-        Self::Attaches,
-        Self::ProtocolErrors,
-        Self::ControlCalls,
-    ];
-
-    /// Its name in output.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Requests => "requests",
-            Self::Errors => "errors",
-            Self::BytesRead => "bytes_read",
-            Self::BytesWritten => "bytes_written",
-            Self::Attaches => "attaches",
-            Self::ProtocolErrors => "protocol_errors",
-            Self::ControlCalls => "control_calls",
-        }
-    }
-}
-
 /// Name of a store's segment, and the user who owns both.
 fn name_of(store: &Path) -> io::Result<(String, u32)> {
     let path = std::fs::canonicalize(store)?;
@@ -125,23 +85,24 @@ pub struct StatsWriter {
 }
 
 impl StatsWriter {
-    /// Takes the segment of `store` over from whatever daemon had it, or makes it. `started` is the
+    /// Takes the segment of `store` over from a daemon that died, or makes it. `started` is the
     /// daemon's start in seconds since 1970. Only the holder of the store's lock may call this.
+    ///
+    /// `PermissionDenied` when the name is taken by another user's: it is neither used nor removed.
     pub fn create(store: &Path, started: i64) -> io::Result<Self> {
         let (name, owner) = name_of(store)?;
-        let segment = match Segment::open(&name, WORDS, owner) {
-            Ok(segment) => segment,
-            Err(e) => {
-                if e.kind() != io::ErrorKind::NotFound {
-                    // Of another release, or not ours: the removal fails for somebody else's.
-                    std::fs::remove_file(segment::file_of(&name))?;
-                }
-                Segment::create(&name, WORDS)?
-            }
-        };
+        Segment::take_over(&name, WORDS, owner).map(|segment| Self::over(segment, started))
+    }
+
+    /// Counters that nobody outside sees, where no segment can be had: figures are not worth a refusal.
+    pub fn unseen(started: i64) -> Self {
+        Self::over(Segment::private(WORDS), started)
+    }
+
+    fn over(segment: Segment, started: i64) -> Self {
         let writer = Self { segment: Arc::new(segment), rows: Arc::new(Mutex::new(vec![false; MOUNTS_MAX])) };
         writer.reset(started);
-        Ok(writer)
+        writer
     }
 
     fn reset(&self, started: i64) {
@@ -173,9 +134,20 @@ impl StatsWriter {
         }
     }
 
-    /// Says that the daemon ended as it should: readers then do not call it dead.
-    pub fn ended(&self) {
+    /// Raises a counter that somebody else keeps to what it is now.
+    pub fn raise(&self, counter: Counter, now: u64) {
+        if let Some(word) = self.segment.get(COUNTERS_AT + counter as usize)
+            && word.load(Relaxed) < now
+        {
+            word.fetch_max(now, Relaxed);
+        }
+    }
+
+    /// The daemon ends as it should: the segment goes, and who still reads it is told. Called while the
+    /// store is still locked: a later daemon's segment has the same name.
+    pub fn ended(&self) -> io::Result<()> {
         self.set(3, 1);
+        self.segment.remove()
     }
 
     /// Begins to count a mount for itself; `None` when [`MOUNTS_MAX`] are counted already.
@@ -254,18 +226,16 @@ impl MountStats {
         }
     }
 
-    /// A request was taken.
-    pub fn begin(&self) {
+    /// A request runs, until what this gives is dropped.
+    pub fn begin(&self) -> Running<'_> {
         self.update(row::IN_FLIGHT, |w| {
             w.fetch_add(1, Relaxed);
         });
+        Running(self)
     }
 
     /// A request was answered: also counts it for the daemon as a whole.
-    pub fn end(&self, error: bool, bytes_read: u64, bytes_written: u64) {
-        self.update(row::IN_FLIGHT, |w| {
-            w.fetch_sub(1, Relaxed);
-        });
+    pub fn count(&self, error: bool, bytes_read: u64, bytes_written: u64) {
         for (at, counter, n) in [
             (row::REQUESTS, Counter::Requests, 1),
             (row::ERRORS, Counter::Errors, u64::from(error)),
@@ -284,6 +254,18 @@ impl MountStats {
     /// Requests answered since this mount attached.
     pub fn requests(&self) -> u64 {
         self.words().and_then(|row| row.get(row::REQUESTS)).map_or(0, |w| w.load(Relaxed))
+    }
+}
+
+/// A request that runs.
+#[derive(Debug)]
+pub struct Running<'a>(&'a MountStats);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.update(row::IN_FLIGHT, |w| {
+            w.fetch_sub(1, Relaxed);
+        });
     }
 }
 
@@ -348,7 +330,8 @@ pub struct StatsReader {
 }
 
 impl StatsReader {
-    /// Opens the segment of `store`. `NotFound` when no daemon ever ran on it since the host started.
+    /// Opens the segment of `store`. `NotFound` when no daemon ran on it since
+    /// the last one ended as it should.
     pub fn open(store: &Path) -> io::Result<Self> {
         let (name, owner) = name_of(store)?;
         Ok(Self { segment: Segment::open(&name, WORDS, owner)? })

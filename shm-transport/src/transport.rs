@@ -111,6 +111,12 @@ pub trait Handler: Send + Sync {
     /// never hold up a queue.
     fn may_block(&self, ctx: &Context, request: &Request) -> bool;
 
+    /// Runs the request if that waits for no disk. `None`, with nothing changed, when it would: then
+    /// [`Self::handle`] runs it, on a thread whose waiting holds up nobody.
+    fn attempt(&self, ctx: &Context, request: &Request, payload: &mut Payload<'_>, payload_len: u32) -> Option<Reply> {
+        if self.may_block(ctx, request) { None } else { Some(self.handle(ctx, request, payload, payload_len)) }
+    }
+
     /// Runs one request to its reply. `payload_len` bytes of `payload` came with it. Must not panic;
     /// a panic is answered with `EIO` and ends the session.
     fn handle(&self, ctx: &Context, request: &Request, payload: &mut Payload<'_>, payload_len: u32) -> Reply;

@@ -92,6 +92,21 @@ proptest! {
     }
 }
 
+/// What `harness/fuzz.sh` begins with: the fuzzer by itself takes long to find a message that decodes.
+#[test]
+fn seeds_for_the_fuzzer_are_written() {
+    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz-seeds");
+    let attach = [&[0_u8, 0, 0][..], &[0, 16, 4, 1, 0, 0, 0], &[0, 24, 8, 0, 0, 0, 0, 1, 0, 0, 0]];
+    for (target, inputs) in [("decode", seeds()), ("attach", attach.map(<[u8]>::to_vec).to_vec())] {
+        std::fs::create_dir_all(dir.join(target)).unwrap();
+        for (n, input) in inputs.iter().enumerate() {
+            std::fs::write(dir.join(target).join(n.to_string()), input).unwrap();
+        }
+    }
+    let decoded = seeds().iter().filter(|s| wire::decode_request(s).is_ok() || wire::decode_reply(s).is_ok()).count();
+    assert_eq!(decoded, 4, "requests and replies that decode");
+}
+
 #[test]
 fn an_undamaged_region_is_served_whole() {
     targets::attach(&[]);

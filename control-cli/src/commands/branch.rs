@@ -1,6 +1,6 @@
 //! `agentfs branch` and `agentfs discard`.
 
-use super::mount::unmount;
+use super::mount::{self, unmount};
 use crate::args;
 use crate::context::{Context, Told, resolve_base, with_base_as_given};
 use crate::error::{CliError, Doing, Kind, Result};
@@ -56,7 +56,7 @@ pub(super) fn discard(context: &Context, args: &args::Discard) -> Result<()> {
 
 /// Deletes a branch, or says what would go.
 pub(super) fn delete(context: &Context, client: &mut Client, name: &str, dry_run: bool) -> Result<()> {
-    let removed = client.branch_delete(name, dry_run).told()?;
+    let removed = client.branch_delete(name, dry_run).told().map_err(|e| mount::in_use(e, client, name))?;
     let document = json!({"branch": name, "dry_run": dry_run, "removed": removed});
     context.output.result(&document, || told(name, &removed, dry_run));
     Ok(())

@@ -1,6 +1,6 @@
 //! `agentfs commit`, and what finishes interrupted commits.
 
-use super::diff;
+use super::{diff, mount};
 use crate::args;
 use crate::commit::{Outcome, carry_out};
 use crate::context::{Context, Told};
@@ -25,7 +25,7 @@ pub(super) fn commit(context: &Context, args: &args::Commit) -> Result<()> {
     };
     finish_pending(context, &mut client)?;
     let changes = if args.dry_run { Some(diff::fetch(context, &mut client, &args.branch, u64::MAX)?) } else { None };
-    let plan = prepare(context, &mut client, args)?;
+    let plan = prepare(context, &mut client, args).map_err(|e| mount::in_use(e, &mut client, &args.branch))?;
     if !plan.conflicts.is_empty() {
         if !args.dry_run {
             client.commit_abort(plan.id).told()?;

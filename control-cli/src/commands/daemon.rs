@@ -38,7 +38,8 @@ fn up(context: &Context, allow_base: &[PathBuf], foreground: bool) -> Result<()>
         return Err(e).doing(|| "become the holder".into());
     }
     let running = Client::connect(&context.paths.socket);
-    let before = matches!(&running, Err(e) if e.is_not_running());
+    let held = holder::Client::connect(&context.paths.socket).is_ok();
+    let before = !held && (running.is_ok() || matches!(&running, Err(e) if e.is_not_running()));
     let mut client = if before { start::start(&context.paths, &allow_base)? } else { running.told()? };
     let canonical = |path: &PathBuf| std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
     let mut status = client.status().told()?;

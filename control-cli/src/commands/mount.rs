@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// How long a frontend may take to leave after its mount ended.
 const DETACH_MAX: Duration = Duration::from_secs(5);
+/// How long its processes may take to leave, before it is asked whether they are dead.
+const DYING_MAX: Duration = Duration::from_millis(500);
 /// How long to wait for a daemon that is only asked for figures.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
@@ -28,7 +30,7 @@ pub(super) fn mount(context: &Context, args: &args::Mount) -> Result<()> {
     if let Some(base) = &base {
         check_apart(&mountpoint, base)?;
     }
-    let mut client = context.ensure()?;
+    let mut client = context.ensure_held()?;
     commit::recover(context, &mut client);
     let info = branch_for(context, &mut client, &args.branch, base, args.frozen)
         .map_err(|e| with_base_as_given(e, args.base.as_deref()))?;
@@ -114,26 +116,81 @@ pub(super) fn umount(context: &Context, args: &args::Umount) -> Result<()> {
         CliError::new(Kind::NotFound, format!("no branch is mounted on {}", args.mountpoint.display()))
             .hint("agentfs mounts lists the mounts")
     };
-    let (at, mount) = if let Some(mount) = mounted(&at)? {
-        (at, mount)
-    } else {
-        // Perhaps named through a symbolic link.
-        let other = std::fs::canonicalize(&args.mountpoint).map_err(|_| none())?;
-        let mount = mounted(&other)?.ok_or_else(none)?;
-        (other, mount)
+    // Perhaps named through a symbolic link.
+    let other = std::fs::canonicalize(&args.mountpoint).ok();
+    let found = match (mounted(&at)?, other) {
+        (Some(mount), _) => Some((at.clone(), mount.branch)),
+        (None, Some(other)) => mounted(&other)?.map(|mount| (other, mount.branch)),
+        (None, None) => None,
     };
-    unmount(&at, args.force, args.lazy)?;
-    // So that a commit right after this finds the branch unmounted; without a daemon there is none to wait for.
-    if !args.lazy
-        && let Ok(mut client) = Client::connect(&context.paths.socket)
-        && client.set_timeout(Some(ANSWER_MAX)).is_ok()
-    {
-        context.wait_detached(&mut client, |m| m.branch == mount.branch && m.mountpoint == at, DETACH_MAX).ok();
+    let Some((at, branch)) = found else {
+        let branch = give_back(context, &at, None).ok_or_else(none)?;
+        told(context, &at, &branch, "had ended already; the branch is free again");
+        return Ok(());
+    };
+    let lazy = unmount(&at, args.force, args.lazy)?;
+    if lazy && !args.lazy {
+        let why = "programs still hold it, so that it was taken out of sight only; it ends with the last of them";
+        told(context, &at, &branch, why);
+        give_back(context, &at, Some(&branch));
+        return Ok(());
     }
-    context.output.result(&json!({"unmounted": at, "branch": mount.branch}), || {
-        format!("unmounted {} from {}\n", shown(&mount.branch), at.display())
-    });
+    // So that a commit right after this finds the branch unmounted; without a daemon there is none to wait for.
+    if !args.lazy {
+        give_back(context, &at, Some(&branch));
+    }
+    told(context, &at, &branch, "");
     Ok(())
+}
+
+fn told(context: &Context, at: &Path, branch: &str, more: &str) {
+    context.output.result(&json!({"unmounted": at, "branch": branch}), || {
+        let more = if more.is_empty() { String::new() } else { format!(": {more}") };
+        format!("unmounted {} from {}{more}\n", shown(branch), at.display())
+    });
+}
+
+/// Waits until the daemon has the mount no more. One whose processes died is given back for them. The branch
+/// of it, if there was such a mount.
+fn give_back(context: &Context, at: &Path, branch: Option<&str>) -> Option<String> {
+    let mut client = context.connect_within(ANSWER_MAX).ok()?;
+    let here = |m: &MountInfo| branch.is_none_or(|branch| m.branch == branch) && mountinfo::same(&m.mountpoint, at);
+    if branch.is_some() && context.wait_detached(&mut client, here, DYING_MAX).ok()? {
+        return None;
+    }
+    let mounts = client.mounts().ok()?;
+    let mut given = None;
+    for mount in mounts.iter().filter(|m| here(m)) {
+        // Refused while anybody may still serve it, in another mount namespace for instance.
+        if client.end_session(mount.session).is_ok() {
+            given = Some(mount.branch.clone());
+        }
+    }
+    if branch.is_some() {
+        context.wait_detached(&mut client, here, DETACH_MAX).ok();
+    }
+    given
+}
+
+/// What to do about a branch that is in use, by what uses it.
+pub(super) fn in_use(error: CliError, client: &mut Client, branch: &str) -> CliError {
+    if error.kind != Kind::Busy {
+        return error;
+    }
+    let mounts = client.mounts().unwrap_or_default();
+    let Some(mount) = mounts.iter().find(|m| m.branch == branch) else { return error };
+    let at = mount.mountpoint.display();
+    let visible = mountinfo::ours().unwrap_or_default();
+    let is_visible = visible.iter().any(|m| m.branch == branch && mountinfo::same(&m.mountpoint, &mount.mountpoint));
+    error.hint(if is_visible {
+        format!("agentfs umount {at}; then run this again")
+    } else if mount.state == "attached" {
+        format!(
+            "a command of `agentfs run`, or a process that it left behind, works on it ({at}, in a mount namespace of its own): run this again when it has ended"
+        )
+    } else {
+        format!("the processes of its mount died: `agentfs umount {at}` gives the branch back")
+    })
 }
 
 /// How often, and how far apart, a busy mount is tried again.
@@ -141,7 +198,9 @@ const BUSY_TRIES: u32 = 10;
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Unmounts; by `fusermount3` where we may not do it ourselves.
-pub(super) fn unmount(at: &Path, force: bool, lazy: bool) -> Result<()> {
+///
+/// Whether it was only taken out of sight, because programs still hold it.
+pub(super) fn unmount(at: &Path, force: bool, lazy: bool) -> Result<bool> {
     let mut flags = MntFlags::UMOUNT_NOFOLLOW;
     flags.set(MntFlags::MNT_FORCE, force);
     flags.set(MntFlags::MNT_DETACH, lazy);
@@ -159,16 +218,16 @@ pub(super) fn unmount(at: &Path, force: bool, lazy: bool) -> Result<()> {
         tried = umount2(at, flags);
     }
     match tried {
-        Ok(()) => return Ok(()),
-        // Aborted, and still held by programs: out of sight at least.
-        Err(Errno::EBUSY) if force && !lazy => return unmount(at, true, true),
+        Ok(()) => return Ok(lazy),
+        // Aborted, or dead, and still held by programs: out of sight at least.
+        Err(Errno::EBUSY) if !lazy && (force || is_dead(at)) => return unmount(at, force, true),
         Err(Errno::EBUSY) => return Err(busy()),
         Err(Errno::EPERM) => {}
         Err(e) => return Err(e).doing(|| format!("unmount {}", at.display())),
     }
     let output = std::process::Command::new("fusermount3")
         .arg("-u")
-        .args((lazy || force).then_some("-z"))
+        .args((lazy || force || is_dead(at)).then_some("-z"))
         .arg("--")
         .arg(at)
         .output()
@@ -177,10 +236,18 @@ pub(super) fn unmount(at: &Path, force: bool, lazy: bool) -> Result<()> {
                 .hint("install it (Debian: apt install fuse3), or unmount as root")
         })?;
     if output.status.success() {
-        return Ok(());
+        return Ok(lazy);
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     if said.contains("busy") { Err(busy()) } else { Err(CliError::new(Kind::Denied, said)) }
+}
+
+/// Whether nobody serves a mount any more.
+fn is_dead(at: &Path) -> bool {
+    let (path, (tell, told)) = (at.to_owned(), std::sync::mpsc::channel());
+    // One that waits for its daemon does not answer; then nobody waits for this thread either.
+    std::thread::spawn(move || tell.send(nix::sys::statfs::statfs(&path).map(drop)));
+    told.recv_timeout(DYING_MAX) == Ok(Err(Errno::ENOTCONN))
 }
 
 /// `agentfs mounts`.
@@ -198,30 +265,40 @@ pub(super) fn collect(context: &Context) -> (Vec<Value>, Option<String>) {
         holder::Client::connect(&context.paths.socket).ok().and_then(|mut h| h.mounts().ok()).unwrap_or_default();
     let asked = context.connect_within(ANSWER_MAX).and_then(|mut client| client.mounts().told());
     match asked {
-        Ok(mounts) => (mounts.iter().map(|m| with_restarts(m, &held)).collect(), None),
+        Ok(mounts) => (mounts.iter().map(|m| with_holders_view(m, &held)).collect(), None),
         Err(e) => {
             let known = held.iter().map(|h| {
-                json!({
+                let value = json!({
                     "session": h.name.session,
                     "branch": h.name.branch,
                     "mountpoint": h.name.mountpoint,
                     "read_only": h.name.read_only,
                     "frontend_pid": h.frontend_pid,
-                    "frontend_restarts": h.restarts,
                     "state": "held",
-                })
+                });
+                as_held(value, h)
             });
             (known.collect(), Some(e.message))
         }
     }
 }
 
-fn with_restarts(mount: &MountInfo, held: &[HeldMount]) -> Value {
-    let mut value = serde_json::to_value(mount).unwrap_or_default();
-    if let (Some(map), Some(held)) = (value.as_object_mut(), held.iter().find(|h| h.name.session == mount.session)) {
-        map.insert("frontend_restarts".into(), held.restarts.into());
+fn with_holders_view(mount: &MountInfo, held: &[HeldMount]) -> Value {
+    let value = serde_json::to_value(mount).unwrap_or_default();
+    match held.iter().find(|h| h.name.session == mount.session) {
+        Some(held) => as_held(value, held),
+        None => value,
     }
-    value
+}
+
+/// Adds what only the holder knows.
+fn as_held(mut mount: Value, held: &HeldMount) -> Value {
+    if let Some(map) = mount.as_object_mut() {
+        map.insert("frontend_restarts".into(), held.restarts.into());
+        map.insert("without".into(), held.without.clone().into());
+        map.insert("trouble".into(), held.trouble.clone().into());
+    }
+    mount
 }
 
 /// Mounts as a table.
@@ -246,5 +323,12 @@ pub(super) fn listing(list: &[Value]) -> String {
             ]
         })
         .collect();
-    table(&["BRANCH", "MOUNTED ON", "MODE", "STATE", "FOR", "REQUESTS", "PID"], &rows)
+    let mut told = table(&["BRANCH", "MOUNTED ON", "MODE", "STATE", "FOR", "REQUESTS", "PID"], &rows);
+    for mount in list {
+        let without = mount.get("without").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        for note in mount.get("trouble").into_iter().chain(without).filter_map(Value::as_str) {
+            told += &format!("{}: {}\n", text(mount, "mountpoint"), shown(note));
+        }
+    }
+    told
 }

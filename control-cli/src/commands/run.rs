@@ -33,7 +33,7 @@ struct Stage {
 pub(super) fn run(context: &Context, args: args::Run) -> Result<u8> {
     let base = args.base.as_deref().map(resolve_base).transpose()?;
     let here = std::env::current_dir().doing(|| "find the current directory".into())?;
-    let mut client = context.ensure()?;
+    let mut client = context.ensure_held()?;
     commit::recover(context, &mut client);
     let name = args.branch.clone().unwrap_or_else(generated_name);
     let info = mount::branch_for(context, &mut client, &name, base, args.frozen)
@@ -53,7 +53,16 @@ pub(super) fn run(context: &Context, args: args::Run) -> Result<u8> {
         // While the mount is in use it stays, for the cleaner of temporary directories.
         std::fs::remove_dir(dir).ok();
     }
-    let (code, stage, ended) = done?;
+    let (code, stage, ended) = match done {
+        Ok(done) => done,
+        Err(e) => {
+            // Nothing ran, so that nothing is lost of a branch that nobody will ask for by its name.
+            if info.made && (args.discard || args.branch.is_none()) {
+                context.reconnect().and_then(|mut client| client.branch_delete(&info.name, false).told()).ok();
+            }
+            return Err(e);
+        }
+    };
     finish(context, &args, &info, &stage, code, ended);
     Ok(code)
 }
@@ -113,7 +122,7 @@ fn finish(context: &Context, args: &args::Run, info: &BranchInfo, stage: &Stage,
         false
     });
     if !args.no_summary {
-        told(context.reconnect().and_then(|mut client| summary(context, &mut client, info, stage, code)));
+        told(context.reconnect().and_then(|mut client| summary(context, &mut client, args, (info, stage, code))));
     }
     if !ended {
         context.output.note("background processes of the command still use the branch; it stays mounted for them");
@@ -127,7 +136,12 @@ fn finish(context: &Context, args: &args::Run, info: &BranchInfo, stage: &Stage,
     }
 }
 
-fn summary(context: &Context, client: &mut Client, info: &BranchInfo, stage: &Stage, code: u8) -> Result<()> {
+fn summary(
+    context: &Context,
+    client: &mut Client,
+    args: &args::Run,
+    (info, stage, code): (&BranchInfo, &Stage, u8),
+) -> Result<()> {
     let diff = diff::fetch(context, client, &info.name, u64::MAX)?;
     let changes = chosen(&diff);
     let more = diff.changes.len() - changes.len();
@@ -159,7 +173,7 @@ fn summary(context: &Context, client: &mut Client, info: &BranchInfo, stage: &St
             let paths = count(more as u64, "more path", "more paths");
             text.push_str(&format!("  ... and {paths}, no deletion among them\n"));
         }
-        if diff::total(&diff) > 0 && info.base.is_some() {
+        if diff::total(&diff) > 0 && info.base.is_some() && !args.discard {
             text.push_str(&format!(
                 "agentfs: to take the changes over: agentfs commit {name}; to throw them away: agentfs discard {name}\n"
             ));

@@ -4,11 +4,12 @@
 //! Order: early removals; every moved object is taken out of the base; the steps one after the other;
 //! attributes of directories and of what keeps its content, deepest first.
 
+use super::expect;
 use super::fault;
 use super::path::RelPath;
 use super::plan::{Meta, Step};
 use super::tree::{self, Tree};
-use super::work::{At, Work, absent_name, mark, new_name, old_name};
+use super::work::{At, Wanted, Work, absent_name, mark, new_name, old_name};
 use super::{attributes, journal::Journal};
 use crate::error::{Doing, Result};
 use rustix::ffi::CStr;
@@ -29,7 +30,7 @@ pub(super) fn apply(work: &Work, journal: &Journal, mut tick: impl FnMut(usize))
             remove(work, n)?;
         }
         take_moved(work)?;
-        for (n, step) in work.steps.iter().enumerate() {
+        for (n, step) in work.plan.steps.iter().enumerate() {
             do_step(work, n, step)?;
             tick(n);
         }
@@ -59,18 +60,24 @@ fn do_step(work: &Work, n: usize, step: &Step) -> Result<()> {
 /// Takes away what is at a removal's path. That nothing was there is marked too: something that a later
 /// step puts there must not be taken for it.
 fn remove(work: &Work, n: usize) -> Result<()> {
-    let Some(path) = work.steps.get(n).map(Step::path) else { return Ok(()) };
+    let Some(path) = work.plan.steps.get(n).map(Step::path) else { return Ok(()) };
+    let was = work.plan.expected(n).was;
     let run = || {
         let (old, absent) = (old_name(n), absent_name(n));
-        if work.staged(&old)? || work.staged(&absent)? {
+        if work.staged(&absent)? {
             return Ok(());
         }
-        point()?;
-        let taken = work.base.parent(path).and_then(|(dir, name)| tree::shift(dir.as_fd(), &name, work.stage(), &old));
-        match taken {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => work.mark(&absent),
-            other => other,
+        if !work.staged(&old)? {
+            let taken = work
+                .base
+                .parent(path)
+                .and_then(|(dir, name)| expect::take(work, (dir.as_fd(), &name), &old, was.as_ref()));
+            match taken {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return point().and_then(|()| work.mark(&absent)),
+                other => other?,
+            }
         }
+        expect::check_taken(work, &old, was.as_ref())
     };
     run().at("remove", path)
 }
@@ -82,14 +89,16 @@ fn take_moved(work: &Work) -> Result<()> {
     for (n, source) in &work.moves {
         let new = new_name(*n);
         let run = || {
-            if work.staged(&new)? {
-                return Ok(());
+            let moved = work.plan.expected(*n).moved;
+            if !work.staged(&new)? {
+                let (dir, name) = work.source(source)?;
+                expect::take(work, (dir.as_fd(), &name), &new, moved.as_ref())?;
             }
-            point()?;
-            let (dir, name) = work.source(source)?;
-            tree::shift(dir.as_fd(), &name, work.stage(), &new)
+            // What is in a moved directory goes with it.
+            let stat = expect::look(work.stage(), &new)?.ok_or(io::ErrorKind::NotFound)?;
+            expect::check(&stat, moved.as_ref())
         };
-        let Some(Step::Move { from, .. }) = work.steps.get(*n) else { continue };
+        let Some(Step::Move { from, .. }) = work.plan.steps.get(*n) else { continue };
         run().at("move", from)?;
     }
     point().and_then(|()| work.mark(mark::TAKEN)).doing(|| "write the staging directory".into())
@@ -103,12 +112,18 @@ fn place(work: &Work, n: usize, path: &RelPath) -> io::Result<()> {
         return Ok(());
     }
     let (dir, name) = work.base.parent(path)?;
+    let was = work.plan.expected(n).was;
     if !work.staged(&old)? && tree::exists(dir.as_fd(), &name)? {
-        point()?;
-        tree::shift(dir.as_fd(), &name, work.stage(), &old)?;
+        expect::take(work, (dir.as_fd(), &name), &old, was.as_ref())?;
+    }
+    if work.staged(&old)? {
+        expect::check_taken(work, &old, was.as_ref())?;
     }
     point()?;
-    tree::shift(work.stage(), &new, dir.as_fd(), &name)
+    match tree::shift(work.stage(), &new, dir.as_fd(), &name) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(expect::changed("something was put there")),
+        other => other,
+    }
 }
 
 /// Replaces the staged place of a link by a link to its target.
@@ -134,13 +149,13 @@ fn prepare_link(work: &Work, n: usize, target: &RelPath) -> io::Result<()> {
 
 fn set_attributes(work: &Work, journal: &Journal) -> Result<()> {
     if work.staged(mark::SAVED).doing(|| "read the staging directory".into())? {
-        open_up(&work.base, work.attributes().into_iter().map(|(path, _)| path))?;
+        open_up(&work.base, work.attributes().into_iter().map(|(path, ..)| path))?;
     } else {
         journal.save_attributes(&read_attributes(work)?)?;
         point().and_then(|()| work.mark(mark::SAVED)).doing(|| "write the staging directory".into())?;
     }
-    for (path, meta) in work.attributes() {
-        point().and_then(|()| write_attributes(&work.base, path, meta)).at("set the attributes of", path)?;
+    for (path, meta, wanted) in work.attributes() {
+        point().and_then(|()| write_attributes(&work.base, path, meta, wanted)).at("set the attributes of", path)?;
     }
     Ok(())
 }
@@ -148,19 +163,38 @@ fn set_attributes(work: &Work, journal: &Journal) -> Result<()> {
 /// What the objects have now whose attributes will change.
 fn read_attributes(work: &Work) -> Result<Vec<PlanStep>> {
     let mut old = Vec::new();
-    for step in &work.steps {
+    for (n, step) in work.plan.steps.iter().enumerate() {
         let Step::Attributes { path, .. } = step else { continue };
-        let meta = on(&work.base, path, |dir, name| attributes::read(attributes::open(dir, name)?.as_fd()))
-            .at("read the attributes of", path)?;
+        let was = work.plan.expected(n).was;
+        let read = |dir: BorrowedFd<'_>, name: &CStr| {
+            let object = attributes::open(dir, name)?;
+            expect::check(&rustix::fs::fstat(&object)?, was.as_ref())?;
+            attributes::read(object.as_fd())
+        };
+        let meta = on(&work.base, path, read).at("read the attributes of", path)?;
         let path = shm_transport::control::escape::escape(path.bytes());
-        old.push(PlanStep::Attributes { path, meta: meta.to_plan() });
+        old.push(PlanStep::Attributes { path, meta: meta.to_plan(), was });
     }
     Ok(old)
 }
 
-/// Sets the attributes of an object in the base.
-pub(super) fn write_attributes(base: &Tree, path: &RelPath, meta: &Meta) -> io::Result<()> {
-    on(base, path, |dir, name| attributes::write_at(dir, name, meta))
+/// Sets the attributes of an object in the base, if it is the one that is meant.
+pub(super) fn write_attributes(base: &Tree, path: &RelPath, meta: &Meta, wanted: Wanted) -> io::Result<()> {
+    on(base, path, |dir, name| {
+        let object = attributes::open(dir, name)?;
+        let stat = rustix::fs::fstat(&object)?;
+        let found = match wanted {
+            Wanted::Object(ino) => stat.st_ino == ino,
+            Wanted::NewDirectory => {
+                let mine = [rustix::process::geteuid().as_raw(), meta.uid].contains(&stat.st_uid);
+                mine && rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir()
+            }
+        };
+        if !found {
+            return Err(expect::changed("something else was put there"));
+        }
+        attributes::write(object.as_fd(), meta)
+    })
 }
 
 /// Gives the owner back access to directories whose attributes were set before an interruption,
@@ -188,13 +222,13 @@ fn on<T>(base: &Tree, path: &RelPath, act: impl FnOnce(BorrowedFd<'_>, &CStr) ->
 /// Makes every change of the base durable.
 pub(super) fn sync(work: &Work) -> io::Result<()> {
     let mut directories: BTreeSet<RelPath> = BTreeSet::from([RelPath::root()]);
-    for step in &work.steps {
+    for step in &work.plan.steps {
         directories.extend(step.path().split().map(|(dir, _)| dir));
         if let Step::Move { from, .. } = step {
             directories.extend(from.split().map(|(dir, _)| dir));
         }
     }
-    let changed = work.steps.iter().any(|s| matches!(s, Step::Attributes { .. }));
+    let changed = work.plan.steps.iter().any(|s| matches!(s, Step::Attributes { .. }));
     if directories.len() > SYNC_EACH_MAX || changed {
         return Ok(rustix::fs::syncfs(work.base.open(&RelPath::root())?)?);
     }

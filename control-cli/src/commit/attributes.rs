@@ -16,6 +16,12 @@ pub(super) fn open(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// A directory, to be listed.
+pub(super) fn open_directory(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
+}
+
 /// The name under which the calls that take no `O_PATH` descriptor reach exactly its object.
 fn magic(object: BorrowedFd<'_>) -> io::Result<CString> {
     Ok(CString::new(format!("/proc/self/fd/{}", object.as_raw_fd()))?)

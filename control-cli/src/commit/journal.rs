@@ -1,7 +1,7 @@
 //! How far a commit has come, as the store remembers it.
 
 use super::fault;
-use super::plan::{self, Step};
+use super::plan::{self, Plan};
 use crate::error::{CliError, Doing, Kind, Result};
 use serde::{Deserialize, Serialize};
 use shm_transport::control::PlanStep;
@@ -47,8 +47,8 @@ impl Journal {
         Self { dir: dir.to_owned() }
     }
 
-    /// The steps.
-    pub(super) fn plan(&self) -> Result<Vec<Step>> {
+    /// What is to be done.
+    pub(super) fn plan(&self) -> Result<Plan> {
         plan::read(&self.dir.join("plan.jsonl"))
     }
 
@@ -80,7 +80,8 @@ impl Journal {
     pub(super) fn save_attributes(&self, old: &[PlanStep]) -> Result<()> {
         self.replace("attributes.jsonl", |file| {
             let mut file = BufWriter::new(file);
-            for step in old {
+            let end = PlanStep::End { lines: old.len() as u64 };
+            for step in old.iter().chain([&end]) {
                 serde_json::to_writer(&mut file, step)?;
                 file.write_all(b"\n")?;
             }
@@ -89,7 +90,7 @@ impl Journal {
     }
 
     /// The attributes that objects had before.
-    pub(super) fn saved_attributes(&self) -> Result<Vec<Step>> {
+    pub(super) fn saved_attributes(&self) -> Result<Plan> {
         plan::read(&self.dir.join("attributes.jsonl"))
     }
 

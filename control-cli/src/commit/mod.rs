@@ -18,6 +18,7 @@
 
 mod apply;
 mod attributes;
+mod expect;
 mod fault;
 mod journal;
 mod path;
@@ -44,6 +45,9 @@ use work::Work;
 
 /// How the name of a staging directory begins.
 const STAGING_PREFIX: &str = ".agentfs-commit-";
+
+/// How the system says that there is no such directory: nothing, a symbolic link, another kind, or not for us.
+const STAGING_NONE: [Errno; 5] = [Errno::NOENT, Errno::LOOP, Errno::NOTDIR, Errno::ACCESS, Errno::XDEV];
 
 /// What became of a commit.
 #[derive(Debug)]
@@ -111,10 +115,10 @@ impl Commit {
 
     /// A new commit.
     fn begin(&mut self, tick: &mut dyn FnMut(usize, usize)) -> Outcome {
-        let staged = self.journal.plan().and_then(|steps| {
+        let staged = self.journal.plan().and_then(|plan| {
             self.make_staging()?;
-            let total = steps.len() * 2;
-            let work = self.work(steps)?;
+            let total = plan.steps.len() * 2;
+            let work = self.work(plan)?;
             stage::stage(&work, &self.contents, |n| tick(n, total))
         });
         if let Err(error) = staged {
@@ -132,7 +136,7 @@ impl Commit {
 
     fn forward(&mut self, tick: &mut dyn FnMut(usize, usize)) -> Result<Outcome> {
         let work = self.work(self.journal.plan()?)?;
-        let total = work.steps.len();
+        let total = work.plan.steps.len();
         if let Err(error) = apply::apply(&work, &self.journal, |n| tick(total + n, total * 2)) {
             return self.back(Some(error));
         }
@@ -158,38 +162,49 @@ impl Commit {
         }
     }
 
-    /// Makes the staging directory. One of that name can only be what this commit left before.
+    /// Makes the staging directory. One of that name and of ours can only be what this commit left before.
     fn make_staging(&self) -> Result<()> {
         self.clean()?;
         let make = rustix::fs::mkdirat(&self.base, &self.staging, Mode::from_raw_mode(0o700));
-        make.doing(|| format!("make the directory {} in the base", self.staging.to_string_lossy()))
-            .map_err(|e| if e.kind == Kind::Denied { e.hint("you need write access to the base directory") } else { e })
+        make.doing(|| format!("make the directory {} in the base", self.staging.to_string_lossy())).map_err(|e| {
+            match make {
+                Err(Errno::EXIST) => e.hint("somebody else made it: remove it, or run the commit again"),
+                _ if e.kind == Kind::Denied => e.hint("you need write access to the base directory"),
+                _ => e,
+            }
+        })
     }
 
-    fn open_staging(&self) -> std::io::Result<OwnedFd> {
+    /// Opens the staging directory; `None` if there is none of ours. In a base in which others may write,
+    /// theirs may stand there.
+    fn open_staging(&self) -> std::io::Result<Option<OwnedFd>> {
         let flags = (OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW).bits() as i32;
-        sys::open_beneath(self.base.as_fd(), &self.staging, flags, 0)
+        let open = match sys::open_beneath(self.base.as_fd(), &self.staging, flags, 0) {
+            Err(e) if Errno::from_io_error(&e).is_some_and(|e| STAGING_NONE.contains(&e)) => return Ok(None),
+            other => other?,
+        };
+        let stat = rustix::fs::fstat(&open)?;
+        let ours = stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o777 == 0o700;
+        Ok(ours.then_some(open))
     }
 
-    fn work(&self, steps: Vec<plan::Step>) -> Result<Work> {
-        let staging = self.open_staging().doing(|| format!("open {} in the base", self.staging.to_string_lossy()))?;
+    fn work(&self, plan: plan::Plan) -> Result<Work> {
+        let name = self.staging.to_string_lossy();
+        let staging = self.open_staging().doing(|| format!("open {name} in the base"))?.ok_or_else(|| {
+            CliError::new(Kind::System, format!("the directory {name}, which this commit made in the base, is gone"))
+        })?;
         let base =
             rustix::fs::openat(&self.base, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .doing(|| "open the base".into())?;
-        Ok(Work::new(Tree::new(base), Tree::new(staging), steps))
+        Ok(Work::new(Tree::new(base), Tree::new(staging), plan))
     }
 
     /// Throws the staging directory away.
     fn clean(&self) -> Result<()> {
         let run = || {
-            match self.open_staging() {
-                Ok(staging) => {
-                    fault::point()?;
-                    tree::empty(staging.as_fd())?;
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-                Err(e) => return Err(e),
-            }
+            let Some(staging) = self.open_staging()? else { return Ok::<_, std::io::Error>(()) };
+            fault::point()?;
+            tree::empty(staging.as_fd())?;
             fault::point()?;
             match rustix::fs::unlinkat(&self.base, &self.staging, AtFlags::REMOVEDIR) {
                 Ok(()) | Err(Errno::NOENT) => Ok(()),

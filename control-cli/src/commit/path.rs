@@ -63,13 +63,20 @@ impl RelPath {
         Some((Self(dir.to_vec()), CString::new(name).ok()?))
     }
 
-    /// What follows `above`, if this lies strictly inside it.
-    pub(super) fn inside(&self, above: &RelPath) -> Option<RelPath> {
-        if above.is_root() {
-            return (!self.is_root()).then(|| self.clone());
+    /// What is at a name in this directory.
+    pub(super) fn child(&self, name: &rustix::ffi::CStr) -> RelPath {
+        let mut path = self.0.clone();
+        if !self.is_root() {
+            path.push(b'/');
         }
-        let rest = self.0.strip_prefix(above.0.as_slice())?.strip_prefix(b"/")?;
-        Some(Self(rest.to_vec()))
+        path.extend_from_slice(name.to_bytes());
+        Self(path)
+    }
+
+    /// The directories around it, nearest first, without the base itself; each with what follows it.
+    pub(super) fn above(&self) -> impl Iterator<Item = (RelPath, RelPath)> + '_ {
+        let cuts = self.0.iter().enumerate().rev().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
+        cuts.filter_map(|at| Some((Self(self.0.get(..at)?.to_vec()), Self(self.0.get(at + 1..)?.to_vec()))))
     }
 
     /// The first name in it.

@@ -3,8 +3,10 @@
 use super::path::RelPath;
 use crate::error::{CliError, Doing, Kind, Result};
 use rustix::ffi::CString;
+use rustix::fs::{FileType, Mode, OFlags};
 use shm_transport::control::escape::{escape, unescape};
-use shm_transport::control::{LINE_MAX, PlanBody, PlanMeta, PlanStep};
+use shm_transport::control::{LINE_MAX, PlanBody, PlanMeta, PlanStep, PlanWas};
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -36,6 +38,51 @@ pub(super) enum Body {
     Symlink { target: CString },
     /// FIFO, socket or device.
     Special { rdev: u32 },
+}
+
+/// What a step must find.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Expected {
+    /// At its path; `None` where the name was free.
+    pub(super) was: Option<PlanWas>,
+    /// At the source of a move.
+    pub(super) moved: Option<PlanWas>,
+}
+
+/// All of a plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// The steps, in order.
+    pub(super) steps: Vec<Step>,
+    /// Of each step, what it must find.
+    pub(super) expected: Vec<Expected>,
+    /// By inode number, what may be in directories that are taken away.
+    pub(super) inside: HashMap<u64, PlanWas>,
+}
+
+impl Plan {
+    /// What the step of that number must find.
+    pub(super) fn expected(&self, n: usize) -> Expected {
+        self.expected.get(n).copied().unwrap_or_default()
+    }
+
+    fn add(&mut self, step: PlanStep) -> Result<()> {
+        let expected = match &step {
+            PlanStep::Inside { was } => {
+                self.inside.insert(was.ino, *was);
+                return Ok(());
+            }
+            PlanStep::Move { moved, was, .. } => Expected { was: *was, moved: *moved },
+            PlanStep::Remove { was, .. }
+            | PlanStep::Make { was, .. }
+            | PlanStep::Link { was, .. }
+            | PlanStep::Attributes { was, .. } => Expected { was: *was, moved: None },
+            PlanStep::End { .. } => return Err(damaged("a line follows the last one")),
+        };
+        self.steps.push(Step::parse(step)?);
+        self.expected.push(expected);
+        Ok(())
+    }
 }
 
 /// One step.
@@ -78,9 +125,9 @@ impl Step {
             Ok(path)
         };
         Ok(match step {
-            PlanStep::Remove { path } => Self::Remove { path: place(&path)? },
-            PlanStep::Move { from, path } => Self::Move { from: place(&from)?, path: place(&path)? },
-            PlanStep::Make { path, object } => Self::Make {
+            PlanStep::Remove { path, .. } => Self::Remove { path: place(&path)? },
+            PlanStep::Move { from, path, .. } => Self::Move { from: place(&from)?, path: place(&path)? },
+            PlanStep::Make { path, object, .. } => Self::Make {
                 path: place(&path)?,
                 meta: Meta::parse(object.meta)?,
                 body: match object.body {
@@ -90,10 +137,11 @@ impl Step {
                     PlanBody::Special { rdev } => Body::Special { rdev },
                 },
             },
-            PlanStep::Link { target, path } => Self::Link { target: place(&target)?, path: place(&path)? },
-            PlanStep::Attributes { path, meta } => {
+            PlanStep::Link { target, path, .. } => Self::Link { target: place(&target)?, path: place(&path)? },
+            PlanStep::Attributes { path, meta, .. } => {
                 Self::Attributes { path: RelPath::parse(&path)?, meta: Meta::parse(meta)? }
             }
+            PlanStep::Inside { .. } | PlanStep::End { .. } => return Err(damaged("this is no step")),
         })
     }
 }
@@ -124,21 +172,41 @@ fn damaged(error: impl std::fmt::Display) -> CliError {
     CliError::new(Kind::Store, format!("the commit plan is damaged: {error}"))
 }
 
-/// Reads the steps in a file, one a line.
-pub(super) fn read(file: &Path) -> Result<Vec<Step>> {
+/// Reads a plan, one step a line. The file must be the caller's own, and whole.
+pub(super) fn read(file: &Path) -> Result<Plan> {
     let doing = || format!("read {}", file.display());
-    let mut lines = BufReader::new(std::fs::File::open(file).doing(doing)?);
-    let mut steps = Vec::new();
+    let mut lines = BufReader::new(open(file)?);
+    let mut plan = Plan::default();
     let mut line = Vec::new();
+    let mut count = 0;
     loop {
         line.clear();
         let length = (&mut lines).take(LINE_MAX as u64).read_until(b'\n', &mut line).doing(doing)?;
-        if length == 0 {
-            return Ok(steps);
+        if length == 0 || line.pop() != Some(b'\n') {
+            return Err(damaged(format!("{} breaks off after {count} lines", file.display())));
         }
-        if line.pop() != Some(b'\n') {
-            return Err(damaged(format!("line {} of {} has no end", steps.len() + 1, file.display())));
+        let step: PlanStep = serde_json::from_slice(&line).map_err(damaged)?;
+        if let PlanStep::End { lines } = step {
+            let whole = lines == count;
+            return if whole { Ok(plan) } else { Err(damaged(format!("it has {count} of {lines} lines"))) };
         }
-        steps.push(Step::parse(serde_json::from_slice(&line).map_err(damaged)?)?);
+        plan.add(step)?;
+        count += 1;
     }
+}
+
+/// The directory around it was checked to be in a store of the caller; but others may be let into it.
+fn open(file: &Path) -> Result<std::fs::File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let open = rustix::fs::open(file, flags, Mode::empty()).doing(|| format!("read {}", file.display()))?;
+    let stat = rustix::fs::fstat(&open).doing(|| format!("look at {}", file.display()))?;
+    let me = rustix::process::geteuid().as_raw();
+    if !FileType::from_raw_mode(stat.st_mode).is_file() || stat.st_uid != me || stat.st_mode & 0o022 != 0 {
+        return Err(CliError::new(
+            Kind::Denied,
+            format!("{} is not a file of yours that only you can write: it is not carried out", file.display()),
+        )
+        .hint("see who can write to the store; its directory should have mode 0700"));
+    }
+    Ok(open.into())
 }

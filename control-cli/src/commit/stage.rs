@@ -17,9 +17,9 @@ const CHUNK: usize = 1 << 20;
 
 /// Makes every new object; durable on return. `tick` is called once for each step.
 pub(super) fn stage(work: &Work, contents: &Contents, mut tick: impl FnMut(usize)) -> Result<()> {
-    let files = work.steps.iter().filter(|s| matches!(s, Step::Make { body: Body::File { .. }, .. })).count();
+    let files = work.plan.steps.iter().filter(|s| matches!(s, Step::Make { body: Body::File { .. }, .. })).count();
     let each = files <= SYNC_EACH_MAX;
-    for (n, step) in work.steps.iter().enumerate() {
+    for (n, step) in work.plan.steps.iter().enumerate() {
         match step {
             Step::Make { path, meta, body } => {
                 fault::point().and_then(|()| make(work.stage(), n, meta, body, contents, each)).at("stage", path)?;

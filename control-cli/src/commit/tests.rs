@@ -5,12 +5,11 @@
 use super::fault::in_tests::{Faults, arm, passed};
 use super::{Outcome, STAGING_PREFIX, carry_out};
 use crate::error::Kind;
-use rustix::fs::{AtFlags, CWD, Mode};
+use plans::with_expectations;
 use serde_json::{Value, json};
 use shm_transport::control::escape::escape;
 use shm_transport::control::{CommitPlan, Diff};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -33,7 +32,8 @@ impl Scene {
         std::fs::create_dir_all(store.join("contents")).unwrap();
         std::fs::create_dir(&base).unwrap();
         fill(&base);
-        let lines: String = steps(&Contents(store.join("contents"))).iter().map(|step| format!("{step}\n")).collect();
+        let steps = with_expectations(&base, steps(&Contents(store.join("contents"))));
+        let lines: String = steps.iter().map(|step| format!("{step}\n")).collect();
         std::fs::write(journal.join("plan.jsonl"), lines).unwrap();
         let plan = CommitPlan {
             id: 7,
@@ -478,46 +478,5 @@ fn a_missing_base_leaves_a_begun_commit_pending() {
     assert!(is_applied(&scene.go(true)));
 }
 
-#[test]
-fn holes_stay_holes() {
-    let scene = Scene::new(|_| {}, &|contents| {
-        let mut body = contents.file("sparse", b"");
-        let path = contents.0.join("sparse");
-        let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
-        file.set_len(64 << 20).unwrap();
-        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(32 << 20)).unwrap();
-        file.write_all(b"in the middle").unwrap();
-        body["size"] = json!(64 << 20);
-        vec![make("sparse", meta(0o100644, 1), body)]
-    });
-    assert!(is_applied(&scene.go(false)));
-    let file = scene.base().join("sparse");
-    let stat = std::fs::metadata(&file).unwrap();
-    assert_eq!(stat.len(), 64 << 20);
-    assert!(stat.blocks() < 2048, "{} blocks", stat.blocks());
-    let bytes = std::fs::read(&file).unwrap();
-    assert_eq!(&bytes[32 << 20..(32 << 20) + 13], b"in the middle");
-    assert!(bytes[..32 << 20].iter().all(|b| *b == 0));
-}
-
-#[test]
-fn deep_trees_are_removed_without_many_descriptors() {
-    let scene = Scene::new(
-        |base| {
-            // Deeper than the 1024 descriptors and the 4096 bytes that one path may have.
-            let open = |dir: &std::os::fd::OwnedFd, name: &str| {
-                rustix::fs::openat(dir, name, rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY, Mode::empty())
-                    .unwrap()
-            };
-            let mut at = rustix::fs::open(base, rustix::fs::OFlags::DIRECTORY, Mode::empty()).unwrap();
-            for name in std::iter::once("deep").chain(std::iter::repeat_n("dir", 1500)) {
-                rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755)).unwrap();
-                at = open(&at, name);
-            }
-        },
-        &|_| vec![json!({"step": "remove", "path": "deep"})],
-    );
-    assert!(is_applied(&scene.go(false)));
-    assert!(rustix::fs::statat(CWD, scene.base().join("deep"), AtFlags::empty()).is_err());
-    assert!(!staging_left(scene.base()));
-}
+mod meanwhile;
+mod plans;

@@ -1,11 +1,13 @@
 //! What a commit works with: the base, the staging directory, and the steps in the order in which
 //! their parts are done.
 
+use super::expect;
 use super::path::RelPath;
-use super::plan::{Body, Meta, Step};
+use super::plan::{Body, Meta, Plan, Step};
 use super::tree::{self, Tree};
 use crate::error::{CliError, Kind, Result};
 use rustix::ffi::{CStr, CString};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -22,6 +24,15 @@ pub(super) mod mark {
     pub(in crate::commit) const SAVED: &CStr = c"attributes-saved";
 }
 
+/// What attributes are meant for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wanted {
+    /// The object of that inode number.
+    Object(u64),
+    /// A directory that this commit made.
+    NewDirectory,
+}
+
 /// Where a moved object is found.
 #[derive(Debug)]
 pub(super) enum Source {
@@ -36,7 +47,7 @@ pub(super) enum Source {
 pub(super) struct Work {
     pub(super) base: Tree,
     pub(super) staging: Tree,
-    pub(super) steps: Vec<Step>,
+    pub(super) plan: Plan,
     /// Removals inside a directory that a later step moves away: they go first.
     pub(super) early: Vec<usize>,
     /// Moves in the order in which they are taken out: what lies deepest goes first.
@@ -45,9 +56,10 @@ pub(super) struct Work {
 
 impl Work {
     /// Orders the steps.
-    pub(super) fn new(base: Tree, staging: Tree, steps: Vec<Step>) -> Self {
-        let early = early(&steps);
-        let mut moves: Vec<(usize, &RelPath)> = steps
+    pub(super) fn new(base: Tree, staging: Tree, plan: Plan) -> Self {
+        let early = early(&plan.steps);
+        let mut moves: Vec<(usize, &RelPath)> = plan
+            .steps
             .iter()
             .enumerate()
             .filter_map(|(n, step)| match step {
@@ -56,15 +68,15 @@ impl Work {
             })
             .collect();
         moves.sort_by_key(|(_, from)| std::cmp::Reverse(from.depth()));
+        let removed: HashMap<&RelPath, usize> =
+            early.iter().filter_map(|n| Some((plan.steps.get(*n)?.path(), *n))).collect();
         let find = |from: &RelPath| {
-            early
-                .iter()
-                .filter_map(|n| Some((*n, steps.get(*n)?.path())))
-                .find_map(|(n, path)| if path == from { None } else { Some((n, from.inside(path)?)) })
-                .map_or_else(|| Source::Base(from.clone()), |(n, rest)| Source::Removed(n, rest))
+            let around = from.above().filter_map(|(path, rest)| Some((*removed.get(&path)?, rest)));
+            // The outermost goes with what is in it.
+            around.last().map_or_else(|| Source::Base(from.clone()), |(n, rest)| Source::Removed(n, rest))
         };
         let moves = moves.into_iter().map(|(n, from)| (n, find(from))).collect();
-        Self { base, staging, steps, early, moves }
+        Self { base, staging, plan, early, moves }
     }
 
     /// The staging directory.
@@ -117,31 +129,41 @@ impl Work {
     /// Every object whose attributes are set when all is in place, what lies deepest first, so that a
     /// directory that becomes inaccessible does not hide what is in it: changed objects and new
     /// directories.
-    pub(super) fn attributes(&self) -> Vec<(&RelPath, &Meta)> {
+    pub(super) fn attributes(&self) -> Vec<(&RelPath, &Meta, Wanted)> {
         let mut list: Vec<_> = self
+            .plan
             .steps
             .iter()
-            .filter_map(|step| match step {
-                Step::Attributes { path, meta } | Step::Make { path, meta, body: Body::Directory } => {
-                    Some((path, meta))
+            .enumerate()
+            .filter_map(|(n, step)| match step {
+                Step::Attributes { path, meta } => {
+                    Some((path, meta, Wanted::Object(self.plan.expected(n).was.map_or(0, |was| was.ino))))
                 }
+                Step::Make { path, meta, body: Body::Directory } => Some((path, meta, Wanted::NewDirectory)),
                 Step::Make { .. } | Step::Remove { .. } | Step::Move { .. } | Step::Link { .. } => None,
             })
             .collect();
-        list.sort_by_key(|(path, _)| std::cmp::Reverse(path.depth()));
+        list.sort_by_key(|(path, ..)| std::cmp::Reverse(path.depth()));
         list
     }
 }
 
 fn early(steps: &[Step]) -> Vec<usize> {
+    // The last move from a place, and the first to it.
+    let (mut from, mut to) = (HashMap::new(), HashMap::new());
+    for (n, step) in steps.iter().enumerate() {
+        if let Step::Move { from: source, path, .. } = step {
+            from.insert(source, n);
+            to.entry(path).or_insert(n);
+        }
+    }
     let mut early = Vec::new();
     for (n, step) in steps.iter().enumerate() {
         let Step::Remove { path } = step else { continue };
-        let later = steps.get(n + 1..).unwrap_or_default();
-        let moved_later = later.iter().any(|s| matches!(s, Step::Move { from, .. } if path.inside(from).is_some()));
-        let before = steps.get(..n).unwrap_or_default();
-        let in_new_place = before.iter().any(|s| matches!(s, Step::Move { path: to, .. } if path.inside(to).is_some()));
-        if moved_later && !in_new_place {
+        let around = |moves: &HashMap<&RelPath, usize>, fits: &dyn Fn(usize) -> bool| {
+            !moves.is_empty() && path.above().any(|(dir, _)| moves.get(&dir).is_some_and(|m| fits(*m)))
+        };
+        if around(&from, &|m| m > n) && !around(&to, &|m| m < n) {
             early.push(n);
         }
     }
@@ -176,6 +198,13 @@ pub(super) trait At<T> {
 impl<T> At<T> for io::Result<T> {
     fn at(self, verb: &str, path: &RelPath) -> Result<T> {
         self.map_err(|error| {
+            if expect::is_changed(&error) {
+                return CliError::new(
+                    Kind::Conflict,
+                    format!("{path} changed in the base while the commit ran: {error}"),
+                )
+                .hint("run the commit again: it tells what is in conflict, and applies what is not");
+            }
             let failure = CliError::new(crate::error::kind_of(&error), format!("cannot {verb} {path}: {error}"));
             match rustix::io::Errno::from_io_error(&error) {
                 Some(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR | rustix::io::Errno::NOENT) => {

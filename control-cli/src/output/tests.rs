@@ -32,3 +32,9 @@ fn figures_are_for_people() {
 fn a_file_name_cannot_steer_the_terminal() {
     assert_eq!(shown("a\x1b[2Jb\nc ü"), "a\\u{1b}[2Jb\\nc ü");
 }
+
+#[test]
+fn a_name_cannot_reorder_or_hide_what_is_shown() {
+    assert_eq!(shown("a\u{202e}gpj.exe\u{200b}\u{2066}"), "a\\u{202e}gpj.exe\\u{200b}\\u{2066}");
+    assert_eq!(shown("naïve 日本\x1b[31m\n"), "naïve 日本\\u{1b}[31m\\n");
+}

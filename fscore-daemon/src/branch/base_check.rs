@@ -35,13 +35,16 @@ pub(super) fn check(path: &Path, frozen: bool, store: &Path, allowed: &[PathBuf]
     if !meta.is_dir() {
         return Err(bad("it is not a directory".into()).hint("name a directory").done());
     }
-    check_allowed(&base, allowed)?;
-    std::fs::read_dir(&base).map_err(host)?;
+    // First what no permission can change: the holder takes what is not allowed into its list.
     let store = std::fs::canonicalize(store).unwrap_or_else(|_| store.to_owned());
     if store.starts_with(&base) || base.starts_with(&store) {
         let message = format!("it and the store {} lie inside one another", store.display());
-        return Err(bad(message).hint("keep the store elsewhere: --store DIR or AGENTFS_STORE").done());
+        return Err(bad(message)
+            .hint("name a smaller base, or keep the store elsewhere: --store DIR or AGENTFS_STORE")
+            .done());
     }
+    check_allowed(&base, allowed)?;
+    std::fs::read_dir(&base).map_err(host)?;
     if meta.ino() >= ObjectId::FIRST_NEW {
         let message = format!("its file system uses inode numbers of 2^52 and more ({})", meta.ino());
         return Err(bad(message).hint("use a base on another file system").done());

@@ -51,7 +51,7 @@ impl Branches {
                 .done());
         }
         let branch = self.loaded(id)?;
-        refuse_mounted(&branch, name, "committed")?;
+        refuse_mounted(&self.core, id, name, "committed")?;
         let view = branch.view().clone();
         let base = view.base.as_ref().map(|b| PathBuf::from(OsStr::from_bytes(&b.record.path))).unwrap_or_default();
         let failed = |e| fail_branch(name, e);
@@ -71,7 +71,7 @@ impl Branches {
         let journal = self.journal(plan.id);
         write_plan(&journal, &steps).map_err(|e| fail_store("write the commit plan", &e))?;
         let mut now = branch.view_mut();
-        let still = refuse_mounted(&branch, name, "committed").and_then(|()| {
+        let still = refuse_mounted(&self.core, id, name, "committed").and_then(|()| {
             if now.head() == view.head() {
                 return Ok(());
             }
@@ -231,7 +231,8 @@ fn cut(mut all: Vec<Conflict>) -> Vec<Conflict> {
 fn write_plan(journal: &Path, steps: &[PlanStep]) -> io::Result<()> {
     std::fs::create_dir_all(journal)?;
     let mut file = BufWriter::new(File::create(journal.join("plan.jsonl"))?);
-    for step in steps {
+    let end = PlanStep::End { lines: steps.len() as u64 };
+    for step in steps.iter().chain([&end]) {
         let line = serde_json::to_vec(step)?;
         if line.len() >= LINE_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "one step is longer than a line may be"));

@@ -89,14 +89,20 @@ fn differs(was: &BaseIdentity, is: &BaseIdentity) -> bool {
         || (!directory && (was.size, was.mtime) != (is.size, is.mtime))
 }
 
-/// All conflicts, by path.
+/// All conflicts, by path. Where the base changed, but to what the branch has, times aside, there is none, and
+/// the path is no change any more.
 pub(super) fn conflicts(comparison: &mut Comparison<'_>) -> FsResult<Vec<Conflict>> {
     let preimages = Preimages::of(comparison.tree.view)?;
     let mut found: BTreeMap<Path, &'static str> = BTreeMap::new();
     for (path, entry) in &comparison.entries {
-        if let Some(reason) = judge(&mut comparison.tree, &preimages, path, entry)? {
-            found.insert(path.clone(), reason);
+        match judge(&mut comparison.tree, &preimages, path, entry)? {
+            Some(_) if entry.time_only => drop(comparison.settled.insert(path.clone())),
+            Some(reason) => drop(found.insert(path.clone(), reason)),
+            None => {}
         }
+    }
+    for path in &comparison.settled {
+        comparison.entries.remove(path);
     }
     for &object in &comparison.changed.objects {
         if let Some((path, reason)) = lost(&mut comparison.tree, object)? {

@@ -59,12 +59,10 @@ impl Branches {
         }
         let snapshots: Vec<_> = self.snapshots_of(id)?.into_iter().map(|(name, _)| name).collect();
         let own = self.own_epochs(id).map_err(fail)?;
-        // A branch whose base is gone cannot be loaded, and is not mounted then.
+        // A branch whose base is gone cannot be loaded.
         let branch = self.core.branch(id).ok();
         let view = branch.as_ref().map(|b| b.view_mut());
-        if let Some(branch) = &branch {
-            refuse_mounted(branch, name, "deleted")?;
-        }
+        refuse_mounted(&self.core, id, name, "deleted")?;
         let freed = if dry_run {
             self.count(&own).map_err(fail)?
         } else {

@@ -1,7 +1,7 @@
 //! Changed paths: what a branch has at a path against what its base has there now.
 
 use super::Branches;
-use super::facts::{Facts, same_content};
+use super::facts::{Facts, Same, same_content};
 use super::info::fail_branch;
 use super::links;
 use super::paths::{Changed, Path, Tree, join};
@@ -26,6 +26,8 @@ pub(super) struct Entry {
     /// Kind of object on the branch, or in the base where it is deleted.
     pub(super) object: FileKind,
     pub(super) metadata_only: bool,
+    /// Nothing differs but the modification time.
+    pub(super) time_only: bool,
     pub(super) size: u64,
     /// On the branch.
     pub(super) branch: Option<ObjectId>,
@@ -40,6 +42,8 @@ pub(super) struct Comparison<'a> {
     pub(super) changed: &'a Changed,
     /// By path.
     pub(super) entries: BTreeMap<Path, Entry>,
+    /// Names at which both sides came to the same but for the time: the base's stays.
+    pub(super) settled: BTreeSet<Path>,
 }
 
 impl<'a> Comparison<'a> {
@@ -47,7 +51,7 @@ impl<'a> Comparison<'a> {
     pub(super) fn run(view: &'a View, contents: &'a Contents, changed: &'a Changed) -> FsResult<Self> {
         links::note(view, contents, changed)?;
         let tree = Tree::new(view, changed)?;
-        let mut it = Self { tree, contents, changed, entries: BTreeMap::new() };
+        let mut it = Self { tree, contents, changed, entries: BTreeMap::new(), settled: BTreeSet::new() };
         let mut paths = BTreeSet::new();
         for (dir, name) in &changed.names {
             if let Some(path) = it.tree.directory(*dir)? {
@@ -87,10 +91,13 @@ impl<'a> Comparison<'a> {
         Facts::of_base(self.tree.view.base.as_ref().ok_or(FsError::Damaged("no base"))?, stat)
     }
 
-    /// Whether attributes and content are the same.
-    pub(super) fn same(&self, branch: &Facts, base: &Facts) -> FsResult<(bool, bool)> {
-        let content = same_content(self.contents, self.tree.view.base.as_ref(), branch, base)?;
-        Ok((branch.same_attributes(base), content))
+    /// In what they are the same.
+    pub(super) fn same(&self, branch: &Facts, base: &Facts) -> FsResult<Same> {
+        Ok(Same {
+            attributes: branch.same_attributes(base),
+            time: branch.same_time(base),
+            content: same_content(self.contents, self.tree.view.base.as_ref(), branch, base)?,
+        })
     }
 
     fn compare(&mut self, path: Path, left: &mut Vec<Path>) -> FsResult<()> {
@@ -115,6 +122,7 @@ impl<'a> Comparison<'a> {
                 kind: ChangeKind::Deleted,
                 object: stat.kind,
                 metadata_only: false,
+                time_only: false,
                 size: stat.attr.size,
                 branch: None,
                 base: Some(stat),
@@ -123,6 +131,7 @@ impl<'a> Comparison<'a> {
                 kind: if base.is_some() { ChangeKind::Retyped } else { ChangeKind::Added },
                 object: kind,
                 metadata_only: false,
+                time_only: false,
                 size: 0,
                 branch: Some(object),
                 base,
@@ -136,12 +145,13 @@ impl<'a> Comparison<'a> {
                         && stat.kind == entry.object
                     {
                         let base = self.base_facts(stat)?;
-                        let (attributes, content) = self.same(&facts, &base)?;
-                        if attributes && content {
+                        let same = self.same(&facts, &base)?;
+                        if same.whole() {
                             return Ok(());
                         }
                         entry.kind = ChangeKind::Modified;
-                        entry.metadata_only = content;
+                        entry.metadata_only = same.content;
+                        entry.time_only = same.but_for_time();
                     }
                 }
                 // A moved file whose content the base has lost: told as a conflict.

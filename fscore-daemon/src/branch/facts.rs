@@ -32,6 +32,29 @@ pub(super) enum Data {
     Special(u32),
 }
 
+/// In what two objects are the same.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Same {
+    /// Mode, owner and extended attributes.
+    pub(super) attributes: bool,
+    /// Modification time.
+    pub(super) time: bool,
+    /// Content.
+    pub(super) content: bool,
+}
+
+impl Same {
+    /// In everything that a commit takes over.
+    pub(super) fn whole(self) -> bool {
+        self.attributes && self.time && self.content
+    }
+
+    /// In everything but the time.
+    pub(super) fn but_for_time(self) -> bool {
+        self.attributes && self.content && !self.time
+    }
+}
+
 /// An object.
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
@@ -43,8 +66,6 @@ pub(super) struct Facts {
     pub(super) size: u64,
     pub(super) atime: Timestamp,
     pub(super) mtime: Timestamp,
-    /// The branch set the times of a file whose content is the base's.
-    pub(super) own_times: bool,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub(super) data: Data,
 }
@@ -67,7 +88,6 @@ impl Facts {
             size: a.size,
             atime: a.atime,
             mtime: a.mtime,
-            own_times: false,
             xattrs,
             data: match stat.kind {
                 FileKind::Directory => Data::Directory,
@@ -100,7 +120,6 @@ impl Facts {
             size: 0,
             atime: record.atime,
             mtime: record.mtime,
-            own_times: record.own_times,
             xattrs: Vec::new(),
             data: Data::Directory,
         };
@@ -129,7 +148,7 @@ impl Facts {
                 let stat = contents.stat(id).map_err(io("stat content"))?;
                 facts.size = stat.st_size as u64;
                 // Times set on a content that an older epoch owns stand in the record.
-                if !facts.own_times {
+                if !record.own_times {
                     facts.atime = time(stat.st_atime, stat.st_atime_nsec);
                     facts.mtime = time(stat.st_mtime, stat.st_mtime_nsec);
                 }
@@ -139,7 +158,7 @@ impl Facts {
                 let stat = base.ok_or(FsError::Damaged("file without a base"))?.stat(object)?;
                 facts.size = stat.attr.size;
                 facts.data = Data::Base(object);
-                if !facts.own_times {
+                if !record.own_times {
                     (facts.atime, facts.mtime) = (stat.attr.atime, stat.attr.mtime);
                 }
             }
@@ -147,12 +166,16 @@ impl Facts {
         Ok(facts)
     }
 
-    /// Whether mode, owner and extended attributes are the same, and a time that was set by itself.
+    /// Whether mode, owner and extended attributes are the same.
     pub(super) fn same_attributes(&self, base: &Self) -> bool {
-        let set_time = self.own_times && matches!(self.data, Data::Base(_)) && self.mtime != base.mtime;
         // A link has no permission bits of its own.
         let mode = self.kind == FileKind::Symlink || self.mode == base.mode;
-        mode && (self.uid, self.gid) == (base.uid, base.gid) && self.xattrs == base.xattrs && !set_time
+        mode && (self.uid, self.gid) == (base.uid, base.gid) && self.xattrs == base.xattrs
+    }
+
+    /// Whether the modification times are the same. A directory's follows what happens in it.
+    pub(super) fn same_time(&self, base: &Self) -> bool {
+        self.kind == FileKind::Directory || self.mtime == base.mtime
     }
 
     /// As a plan has it.

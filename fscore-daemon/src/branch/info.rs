@@ -1,11 +1,9 @@
-//! Answers about branches, and failures in sentences.
+//! Answers about branches, and refusals.
 
 use super::Branches;
-use crate::core::error::FsError;
 use crate::core::ids::BranchId;
 use crate::core::record::BaseRecord;
-use crate::core::{keys, state::Branch, state::lock};
-use crate::store::StoreError;
+use crate::core::{keys, state::Core};
 use shm_transport::control::{BranchInfo, ErrorCode, Failure};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -14,85 +12,10 @@ use std::path::PathBuf;
 /// Longest name of a branch or snapshot, in bytes.
 const NAME_MAX: usize = 100;
 
-/// A failure being put together.
-pub(super) struct Refusal(Failure);
-
-impl Refusal {
-    /// What to do about it.
-    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.0.hint = Some(hint.into());
-        self
-    }
-    pub(super) fn done(self) -> Failure {
-        self.0
-    }
-}
-
-/// A failure of this kind; the message is a sentence without a full stop.
-pub(super) fn refuse(code: ErrorCode, message: impl Into<String>) -> Refusal {
-    Refusal(Failure { code, message: message.into(), hint: None })
-}
+pub(super) use crate::failure::{fail, fail_branch, fail_store, refuse};
 
 pub(super) fn denied_here() -> Failure {
     refuse(ErrorCode::Internal, "the command is not one about branches").done()
-}
-
-/// What the core refused.
-pub(super) fn fail(error: FsError) -> Failure {
-    let message = error.to_string();
-    match error {
-        FsError::Store(StoreError::Full) => no_space(message),
-        FsError::Io { source, .. } if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) => {
-            no_space(message)
-        }
-        FsError::Store(_) => refuse(ErrorCode::Store, message)
-            .hint("the daemon's log tells more; `agentfs daemon stop`, then run any command")
-            .done(),
-        FsError::Damaged(_) => refuse(ErrorCode::Store, message).hint("the daemon's log tells more").done(),
-        FsError::Io { what, .. } if what.contains("base") => {
-            refuse(ErrorCode::Base, message).hint("make the base directory available again as it was").done()
-        }
-        FsError::Stale => {
-            refuse(ErrorCode::Base, "the base changed while it was read").hint("run the command again").done()
-        }
-        FsError::NotFound
-        | FsError::Exists
-        | FsError::NotDirectory
-        | FsError::IsDirectory
-        | FsError::NotEmpty
-        | FsError::Invalid
-        | FsError::NotPermitted
-        | FsError::NameTooLong
-        | FsError::TooBig
-        | FsError::ReadOnly
-        | FsError::FileTooBig
-        | FsError::TooManyLinks
-        | FsError::NoData
-        | FsError::Range
-        | FsError::NoSuchOffset
-        | FsError::Unsupported
-        | FsError::Overflow
-        | FsError::Io { .. } => refuse(ErrorCode::Internal, message).done(),
-    }
-}
-
-/// The same, naming the branch.
-pub(super) fn fail_branch(name: &str, error: FsError) -> Failure {
-    let failure = fail(error);
-    Failure { message: format!("branch {name}: {}", failure.message), ..failure }
-}
-
-/// What the host refused while `what` was done in the store.
-pub(super) fn fail_store(what: &str, error: &std::io::Error) -> Failure {
-    let message = format!("cannot {what}: {error}");
-    if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) {
-        return no_space(message);
-    }
-    refuse(ErrorCode::Store, message).done()
-}
-
-fn no_space(message: String) -> Failure {
-    refuse(ErrorCode::NoSpace, message).hint("free space on the store's file system, or delete branches").done()
 }
 
 /// Refuses a name that is not plain. `what` is `branch` or `snapshot`.
@@ -116,12 +39,12 @@ pub(super) fn check_name(what: &str, name: &str) -> Result<(), Failure> {
 }
 
 /// Refuses while the branch is mounted. `verb` reads on from "it cannot be".
-pub(super) fn refuse_mounted(branch: &Branch, name: &str, verb: &str) -> Result<(), Failure> {
-    if lock(&branch.sessions).is_empty() {
-        return Ok(());
-    }
-    Err(refuse(ErrorCode::Busy, format!("branch {name} is mounted and cannot be {verb}"))
-        .hint("unmount it first: `agentfs status` shows where, `agentfs umount MOUNTPOINT` unmounts")
+pub(super) fn refuse_mounted(core: &Core, branch: BranchId, name: &str, verb: &str) -> Result<(), Failure> {
+    let members = core.members_of(branch).map_err(|e| fail_branch(name, e))?;
+    let places: Vec<String> = members.iter().map(|member| member.mountpoint.display().to_string()).collect();
+    let Some(first) = places.first() else { return Ok(()) };
+    Err(refuse(ErrorCode::Busy, format!("branch {name} is mounted on {} and cannot be {verb}", places.join(", ")))
+        .hint(format!("unmount it first: agentfs umount {first}; that also ends a mount that died with its processes"))
         .done())
 }
 

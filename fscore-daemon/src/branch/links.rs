@@ -37,7 +37,7 @@ fn missing(view: &View, contents: &Contents, object: ObjectId) -> FsResult<u64> 
         return Ok(0);
     }
     let (here, there) = (Facts::of_branch(view, contents, object)?, Facts::of_base(base, &stat)?);
-    if here.same_attributes(&there) && here.data == there.data {
+    if here.same_attributes(&there) && here.same_time(&there) && here.data == there.data {
         // Only names of it changed, and these are known.
         return Ok(0);
     }

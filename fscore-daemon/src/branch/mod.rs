@@ -91,9 +91,12 @@ impl Branches {
             Command::CommitFinish { id } => value(&self.commit_finish(*id)?),
             Command::CommitAbort { id } => value(&self.commit_abort(*id)?),
             Command::CommitPending => value(&self.commit_pending()?),
-            Command::Status | Command::Shutdown | Command::Mounts | Command::Attach { .. } | Command::Detach { .. } => {
-                Err(denied_here())
-            }
+            Command::Status
+            | Command::Shutdown
+            | Command::Mounts
+            | Command::Attach { .. }
+            | Command::Detach { .. }
+            | Command::EndSession { .. } => Err(denied_here()),
         }
     }
 

@@ -8,7 +8,8 @@ use crate::core::record::{Body, DirentRecord};
 use crate::core::view::View;
 use crate::store::Store;
 use shm_transport::wire::FileKind;
-use std::collections::{BTreeSet, HashMap};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Deepest directory that is followed.
 const DEPTH_MAX: usize = 4096;
@@ -129,6 +130,8 @@ pub(super) struct Tree<'a> {
     branch_dirs: HashMap<ObjectId, Option<Path>>,
     base_dirs: HashMap<ObjectId, Option<Path>>,
     at: HashMap<Path, (Option<ObjectId>, Option<ObjectId>)>,
+    /// What the base was seen to have at its names.
+    seen: RefCell<BTreeMap<Name, Option<BaseStat>>>,
 }
 
 /// What cannot be shown, or is gone meanwhile, is not there.
@@ -147,7 +150,14 @@ impl<'a> Tree<'a> {
                 named.entry(object).or_default().push((*dir, name.clone()));
             }
         }
-        Ok(Self { view, named, branch_dirs: HashMap::new(), base_dirs: HashMap::new(), at: HashMap::new() })
+        Ok(Self {
+            view,
+            named,
+            branch_dirs: HashMap::new(),
+            base_dirs: HashMap::new(),
+            at: HashMap::new(),
+            seen: RefCell::default(),
+        })
     }
 
     pub(super) fn base_root(&self) -> Option<ObjectId> {
@@ -159,12 +169,23 @@ impl<'a> Tree<'a> {
         Ok(present(self.view.child(dir, name))?.map(|c| (c.object, c.kind)))
     }
 
-    /// Where a name in a base directory leads, in the base.
+    /// Where a name in a base directory leads, in the base, as it was when first asked for. One answer for
+    /// each name, so that what is compared, judged and planned is the same.
     pub(super) fn base_child(&self, dir: ObjectId, name: &[u8]) -> FsResult<Option<BaseStat>> {
-        match self.view.base_of(dir) {
-            Some(base) => present(base.lookup(dir, name)),
-            None => Ok(None),
+        let Some(base) = self.view.base_of(dir) else { return Ok(None) };
+        let key = (dir, name.to_vec());
+        if let Some(known) = self.seen.borrow().get(&key) {
+            return Ok(*known);
         }
+        let found = present(base.lookup(dir, name))?;
+        self.seen.borrow_mut().insert(key, found);
+        Ok(found)
+    }
+
+    /// What was seen in a base directory.
+    pub(super) fn seen_in(&self, dir: ObjectId) -> Vec<BaseStat> {
+        let seen = self.seen.borrow();
+        seen.range((dir, Vec::new())..).take_while(|((of, _), _)| *of == dir).filter_map(|(_, stat)| *stat).collect()
     }
 
     /// Where the base was seen to have an object.

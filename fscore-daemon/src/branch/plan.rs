@@ -6,11 +6,12 @@
 use super::diff::{Comparison, shown};
 use super::facts::{Data, Facts};
 use super::paths::{Name, Path, join};
+use crate::core::base::BaseStat;
 use crate::core::error::{FsError, FsResult};
 use crate::core::ids::ObjectId;
 use crate::core::view::View;
 use shm_transport::control::escape::escape;
-use shm_transport::control::{PlanBody, PlanObject, PlanStep};
+use shm_transport::control::{PlanBody, PlanObject, PlanStep, PlanWas};
 use shm_transport::wire::FileKind;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +23,16 @@ struct Plan {
     attributes: BTreeMap<Path, PlanStep>,
     /// Names of the base whose objects are moved away.
     moved: BTreeSet<Name>,
+    /// Directories of the base that are taken away with what is in them.
+    taken: BTreeMap<Name, ObjectId>,
+}
+
+/// A place of an object, and what the base has there.
+#[derive(Clone)]
+struct Place {
+    path: Path,
+    name: Name,
+    was: Option<BaseStat>,
 }
 
 /// The steps, in order.
@@ -29,123 +40,193 @@ pub(super) fn steps(comparison: &mut Comparison<'_>) -> FsResult<Vec<PlanStep>> 
     let mut plan = Plan::default();
     let mut removals = Vec::new();
     // Objects at names where the base's directory does not have them.
-    let mut placed: BTreeMap<ObjectId, Vec<Path>> = BTreeMap::new();
+    let mut placed: BTreeMap<ObjectId, Vec<Place>> = BTreeMap::new();
     for (dir, name) in &comparison.changed.names {
         let Some(above) = comparison.tree.directory(*dir)? else { continue };
-        let path = join(&above, name);
-        let was = comparison.tree.base_child(*dir, name)?;
-        match (comparison.tree.child(*dir, name)?, was) {
+        let place = Place {
+            path: join(&above, name),
+            name: (*dir, name.clone()),
+            was: comparison.tree.base_child(*dir, name)?,
+        };
+        match (comparison.tree.child(*dir, name)?, &place.was) {
             (None, None) => {}
-            (None, Some(_)) => removals.push((path, (*dir, name.clone()))),
+            (None, Some(_)) => removals.push(place),
             (Some((object, _)), Some(stat)) if stat.object == object => {}
-            (Some((object, kind)), was) => {
-                // Both sides came to the same file.
-                let same = match was {
-                    Some(stat) if stat.kind == kind && kind != FileKind::Directory => {
-                        let facts = comparison.branch_facts(object)?;
-                        comparison.same(&facts, &comparison.base_facts(&stat)?)? == (true, true)
-                    }
-                    _ => false,
-                };
-                if !same {
-                    placed.entry(object).or_default().push(path);
+            (Some((object, kind)), _) => {
+                if !is_done_there(comparison, &mut plan, object, kind, &place)? {
+                    placed.entry(object).or_default().push(place);
                 }
             }
         }
     }
     let objects: BTreeSet<_> = placed.keys().chain(&comparison.changed.objects).copied().collect();
     for object in objects {
-        let mut paths = placed.remove(&object).unwrap_or_default();
-        paths.sort();
-        one(comparison, &mut plan, object, paths)?;
+        let mut places = placed.remove(&object).unwrap_or_default();
+        places.sort_by(|a, b| a.path.cmp(&b.path));
+        one(comparison, &mut plan, object, places)?;
     }
-    for (path, name) in removals {
-        if !plan.moved.contains(&name) {
-            plan.places.insert(path.clone(), PlanStep::Remove { path: shown(&path) });
+    for place in removals {
+        if !plan.moved.contains(&place.name) {
+            let step = PlanStep::Remove { path: shown(&place.path), was: plan.takes(&place) };
+            plan.places.insert(place.path, step);
         }
     }
-    Ok(plan.places.into_values().chain(plan.links.into_values()).chain(plan.attributes.into_values()).collect())
+    let inside = plan.inside(comparison);
+    let steps = plan.places.into_values().chain(plan.links.into_values()).chain(plan.attributes.into_values());
+    Ok(steps.chain(inside).collect())
+}
+
+impl Plan {
+    /// Notes that what the base has at a place is taken away.
+    fn takes(&mut self, place: &Place) -> Option<PlanWas> {
+        if let Some(stat) = place.was.filter(|s| s.kind == FileKind::Directory) {
+            self.taken.insert(place.name.clone(), stat.object);
+        }
+        place.was.as_ref().map(was)
+    }
+
+    /// What was seen in the directories that are taken away.
+    fn inside(&self, comparison: &Comparison<'_>) -> Vec<PlanStep> {
+        let mut inside = Vec::new();
+        let gone = self.taken.iter().filter(|(name, _)| !self.moved.contains(name));
+        let mut left: Vec<_> = gone.map(|(_, dir)| *dir).collect();
+        let mut done = BTreeSet::new();
+        while let Some(dir) = left.pop() {
+            if !done.insert(dir) {
+                continue;
+            }
+            for stat in comparison.tree.seen_in(dir) {
+                if stat.kind == FileKind::Directory {
+                    left.push(stat.object);
+                }
+                inside.push(PlanStep::Inside { was: was(&stat) });
+            }
+        }
+        inside
+    }
+}
+
+fn was(stat: &BaseStat) -> PlanWas {
+    let a = &stat.attr;
+    let mtime = (a.mtime.sec, a.mtime.nsec);
+    PlanWas { ino: stat.object.0, mode: a.mode, uid: a.uid, gid: a.gid, size: a.size, mtime }
+}
+
+/// Whether the base has at a place what the branch has there, so that no other object is put there; that only
+/// the time differs is planned here.
+fn is_done_there(
+    comparison: &Comparison<'_>,
+    plan: &mut Plan,
+    object: ObjectId,
+    kind: FileKind,
+    place: &Place,
+) -> FsResult<bool> {
+    let Some(stat) = place.was.filter(|s| s.kind == kind && kind != FileKind::Directory) else { return Ok(false) };
+    let facts = comparison.branch_facts(object)?;
+    let same = comparison.same(&facts, &comparison.base_facts(&stat)?)?;
+    if same.whole() {
+        return Ok(true);
+    }
+    if !same.but_for_time() {
+        return Ok(false);
+    }
+    if comparison.settled.contains(&place.path) {
+        return Ok(true);
+    }
+    // Not where another name would get the time, or would be separated.
+    let names = comparison.tree.view.object(object)?.map_or(1, |v| v.value.nlink);
+    if (names, stat.attr.nlink) != (1, 1) {
+        return Ok(false);
+    }
+    let step = PlanStep::Attributes { path: shown(&place.path), meta: facts.meta(), was: Some(was(&stat)) };
+    plan.attributes.insert(place.path.clone(), step);
+    Ok(true)
 }
 
 /// Plans one object; `placed` are its names that the base must be given.
-fn one(comparison: &mut Comparison<'_>, plan: &mut Plan, object: ObjectId, placed: Vec<Path>) -> FsResult<()> {
-    let view = comparison.tree.view;
+fn one(comparison: &mut Comparison<'_>, plan: &mut Plan, object: ObjectId, placed: Vec<Place>) -> FsResult<()> {
     let in_place = in_place(comparison, object)?;
     if in_place.is_empty() && placed.is_empty() {
         return Ok(());
     }
     let facts = comparison.branch_facts(object)?;
-    let base = match view.base_of(object) {
-        Some(base) => match base.stat(object) {
-            Ok(stat) => Some(comparison.base_facts(&stat)?),
-            Err(FsError::Stale | FsError::NotFound) => None,
-            Err(e) => return Err(e),
-        },
+    let kept = in_place.first().map(|place| (place.path.clone(), place.name.clone(), place.was));
+    let kept = match kept {
+        Some((path, name, Some(stat))) => Some((path, name, stat)),
+        Some((.., None)) | None => source(comparison, object)?,
+    };
+    let same = match &kept {
+        Some((.., stat)) => Some(comparison.same(&facts, &comparison.base_facts(stat)?)?),
         None => None,
     };
-    let compared = base.map(|b| comparison.same(&facts, &b)).transpose()?;
     let mut others;
-    let first = match compared {
+    let first = match (same, kept) {
         // The base's own object goes on, perhaps elsewhere.
-        Some((same_attributes, true)) => {
+        (Some(same), Some((from, name, stat))) if same.content => {
             others = placed;
             let first = match in_place.first() {
-                Some(first) => first.clone(),
+                Some(first) => first.path.clone(),
                 None => {
-                    let (from, name) = source(comparison, object)?;
                     let first = others.remove(0);
-                    let step = PlanStep::Move { from: escape(&from), path: escape(&first) };
-                    plan.places.insert(first.clone(), step);
+                    let (moved, was) = (Some(was(&stat)), plan.takes(&first));
+                    let step = PlanStep::Move { from: escape(&from), path: escape(&first.path), moved, was };
+                    plan.places.insert(first.path.clone(), step);
                     plan.moved.insert(name);
-                    first
+                    first.path
                 }
             };
-            if !same_attributes {
-                plan.attributes.insert(first.clone(), PlanStep::Attributes { path: shown(&first), meta: facts.meta() });
+            let settled = in_place.iter().any(|place| comparison.settled.contains(&place.path));
+            if !(same.attributes && (same.time || settled)) {
+                let step = PlanStep::Attributes { path: shown(&first), meta: facts.meta(), was: Some(was(&stat)) };
+                plan.attributes.insert(first.clone(), step);
             }
             first
         }
-        Some((_, false)) | None => {
+        _ => {
             others = in_place;
             others.extend(placed);
-            others.sort();
+            others.sort_by(|a, b| a.path.cmp(&b.path));
             let first = others.remove(0);
-            let made = PlanObject { meta: facts.meta(), body: body(comparison, &facts)? };
-            plan.places.insert(first.clone(), PlanStep::Make { path: escape(&first), object: made });
-            first
+            let object = PlanObject { meta: facts.meta(), body: body(comparison, &facts)? };
+            let step = PlanStep::Make { path: escape(&first.path), object, was: plan.takes(&first) };
+            plan.places.insert(first.path.clone(), step);
+            first.path
         }
     };
-    for path in others {
-        let step = PlanStep::Link { target: escape(&first), path: escape(&path) };
-        plan.links.insert(path, step);
+    for other in others {
+        let step = PlanStep::Link { target: escape(&first), path: escape(&other.path), was: plan.takes(&other) };
+        plan.links.insert(other.path, step);
     }
     Ok(())
 }
 
 /// Names of a base object that it has on the branch as in the base.
-fn in_place(comparison: &mut Comparison<'_>, object: ObjectId) -> FsResult<Vec<Path>> {
-    if object == comparison.tree.view.root {
-        return Ok(vec![Vec::new()]);
+fn in_place(comparison: &mut Comparison<'_>, object: ObjectId) -> FsResult<Vec<Place>> {
+    let view = comparison.tree.view;
+    if object == view.root {
+        let was = view.base.as_ref().map(|b| b.stat(object)).transpose()?;
+        return Ok(vec![Place { path: Vec::new(), name: (object, Vec::new()), was }]);
     }
-    let mut paths = Vec::new();
+    let mut places = Vec::new();
     for (path, (dir, name)) in comparison.tree.places(object)? {
-        if comparison.tree.base_child(dir, &name)?.is_some_and(|s| s.object == object) {
-            paths.push(path);
+        let was = comparison.tree.base_child(dir, &name)?;
+        if was.is_some_and(|s| s.object == object) {
+            places.push(Place { path, name: (dir, name), was });
         }
     }
-    Ok(paths)
+    Ok(places)
 }
 
-/// Where the base has an object.
-fn source(comparison: &mut Comparison<'_>, object: ObjectId) -> FsResult<(Path, Name)> {
+/// Where the base has an object: path, name and what it is; `None` where the base has it no more.
+fn source(comparison: &mut Comparison<'_>, object: ObjectId) -> FsResult<Option<(Path, Name, BaseStat)>> {
     for (dir, name) in comparison.tree.locators(object) {
-        if comparison.tree.base_child(dir, &name)?.is_some_and(|s| s.object == object)
+        if let Some(stat) = comparison.tree.base_child(dir, &name)?.filter(|s| s.object == object)
             && let Some(above) = comparison.tree.base_directory(dir)?
         {
-            return Ok((join(&above, &name), (dir, name)));
+            return Ok(Some((join(&above, &name), (dir, name), stat)));
         }
     }
-    Err(FsError::Stale)
+    Ok(None)
 }
 
 fn body(comparison: &Comparison<'_>, facts: &Facts) -> FsResult<PlanBody> {

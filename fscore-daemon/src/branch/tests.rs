@@ -1,4 +1,10 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests stop where they fail")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests stop where they fail"
+)]
 
 mod commands;
 mod commits;
@@ -120,6 +126,7 @@ impl World {
         }
         let stat = base.stat(at).unwrap();
         change.preimage(self.store.as_ref(), at, &stat.identity());
+        base.pin(at, &mut change.batch);
         let a = stat.attr;
         let record = ObjectRecord {
             mode: a.mode & 0o7777,
@@ -162,6 +169,37 @@ impl World {
         self.change(id, |_, change| change.object(object, &fresh(Body::File(FileBody::Content(content)))));
         self.name(id, dir, name, DirentRecord::Entry { object, kind: FileKind::Regular });
         object
+    }
+
+    /// Replaces a base file by a new one with its attributes.
+    fn add_like(&self, id: BranchId, dir: &str, name: &str, text: &str) {
+        let like = std::fs::metadata(self.base().join(dir).join(name)).unwrap();
+        let object = self.core.new_object().unwrap();
+        let content = self.content(id, object, text);
+        let record = ObjectRecord {
+            mode: like.mode() & 0o7777,
+            uid: like.uid(),
+            gid: like.gid(),
+            ..fresh(Body::File(FileBody::Content(content)))
+        };
+        self.change(id, |_, change| change.object(object, &record));
+        self.name(id, self.ino(dir), name, DirentRecord::Entry { object, kind: FileKind::Regular });
+    }
+
+    /// Makes a file in the base that looks like one of [`Self::add`], but for its times.
+    fn add_in_base(&self, name: &str, text: &str) {
+        let path = self.base().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::os::unix::fs::chown(&path, Some(1), Some(2)).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+    }
+
+    /// Sets the time of base files back.
+    fn age(&self, paths: &[&str]) {
+        for path in paths {
+            let file = std::fs::File::options().write(true).open(self.base().join(path)).unwrap();
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(5000)).unwrap();
+        }
     }
 
     /// Makes a new directory.

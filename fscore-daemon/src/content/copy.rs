@@ -25,14 +25,16 @@ pub enum CopyKind {
 
 const BUFFER_LEN: usize = 1 << 20;
 
-/// Gives `to`, which is empty, the bytes, holes, atime and mtime of `from`.
-pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<CopyKind> {
+/// Gives `to`, which is empty, the bytes, holes, atime and mtime of `from`. Bytes from `len_max` on are left
+/// out where they are not shared.
+pub(super) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len_max: Option<u64>) -> io::Result<CopyKind> {
     let stat = fstat(from)?;
+    let size = len_max.and_then(|max| i64::try_from(max).ok()).map_or(stat.st_size, |max| max.min(stat.st_size));
     let kind = match clone_file(from, to) {
         Ok(()) => CopyKind::Reflinked,
         Err(e) if is_final(&e) => return Err(e),
         // Whatever else the reason is, reading and writing may still do.
-        Err(_) => CopyKind::Copied { bytes: copy_data(from, to, stat.st_size)? },
+        Err(_) => CopyKind::Copied { bytes: copy_data(from, to, size)? },
     };
     set_times(to, &stat)?;
     Ok(kind)

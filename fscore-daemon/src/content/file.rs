@@ -9,6 +9,7 @@ use nix::unistd::{fdatasync, fsync};
 
 use super::root::Root;
 use crate::core::ids::ContentId;
+use shm_transport::mem::sys::begin_writing;
 
 /// An open content file; read and written through its descriptor.
 #[derive(Debug)]
@@ -17,11 +18,13 @@ pub struct Content {
     id: ContentId,
     root: Arc<Root>,
     name_durable: AtomicBool,
+    /// Bytes may have been written that no sync covered. What an earlier descriptor wrote is not known.
+    dirty: AtomicBool,
 }
 
 impl Content {
     pub(super) fn new(fd: OwnedFd, id: ContentId, root: Arc<Root>) -> Self {
-        Self { fd, id, root, name_durable: AtomicBool::new(false) }
+        Self { fd, id, root, name_durable: AtomicBool::new(false), dirty: AtomicBool::new(true) }
     }
 
     /// Makes the bytes, the size and the name survive a power loss; with `datasync` no more than that,
@@ -31,7 +34,27 @@ impl Content {
         if let Some(earlier) = self.root.failure(self.id) {
             return Err(earlier);
         }
-        self.write_out(datasync).inspect_err(|e| self.fail(e))
+        // Before the bytes are written out: a write that goes on beside it says again that it was there.
+        self.dirty.store(false, Ordering::SeqCst);
+        self.write_out(datasync).inspect_err(|e| {
+            self.dirty.store(true, Ordering::SeqCst);
+            self.fail(e);
+        })
+    }
+
+    /// To be told after every change of the bytes or the size, before it is acknowledged.
+    pub fn written(&self) {
+        self.dirty.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether bytes may be there that no sync covered.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::SeqCst)
+    }
+
+    /// Has the host begin to write the bytes out, and does not wait for it.
+    pub fn begin_sync(&self) -> io::Result<()> {
+        begin_writing(self.fd.as_fd())
     }
 
     fn write_out(&self, datasync: bool) -> io::Result<()> {

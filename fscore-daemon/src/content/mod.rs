@@ -78,10 +78,15 @@ impl Contents {
     }
 
     /// Makes a content file with the bytes, holes, atime and mtime of `source`; shares the bytes where
-    /// the filesystem can. On an error nothing is left behind.
-    pub fn copy_from(&self, id: ContentId, source: BorrowedFd<'_>) -> io::Result<(Arc<Content>, CopyKind)> {
+    /// the filesystem can. Bytes from `len_max` on may be left out. On an error nothing is left behind.
+    pub fn copy_from(
+        &self,
+        id: ContentId,
+        source: BorrowedFd<'_>,
+        len_max: Option<u64>,
+    ) -> io::Result<(Arc<Content>, CopyKind)> {
         let content = self.create(id)?;
-        match copy::copy(source, content.as_fd()) {
+        match copy::copy(source, content.as_fd(), len_max) {
             Ok(kind) => Ok((content, kind)),
             Err(e) => {
                 if let Err(also) = self.remove(id) {

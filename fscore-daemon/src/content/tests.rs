@@ -163,7 +163,7 @@ fn sparse(path: &Path) -> File {
 }
 
 fn assert_copied(contents: &Contents, id: ContentId, source: &File) -> CopyKind {
-    let (content, kind) = contents.copy_from(id, source.as_fd()).unwrap();
+    let (content, kind) = contents.copy_from(id, source.as_fd(), None).unwrap();
     let (from, to) = (source.metadata().unwrap(), fs::metadata(contents.path(id)).unwrap());
     assert_eq!(to.len(), from.len());
     assert_eq!((to.mtime(), to.mtime_nsec()), (1_000_000_000, 123_456_789));
@@ -189,7 +189,7 @@ fn a_copy_keeps_bytes_holes_and_times() {
     let empty = File::create_new(dir.path().join("empty")).unwrap();
     drop(empty);
     let empty = File::open(dir.path().join("empty")).unwrap();
-    let (content, _) = contents.copy_from(ContentId(2), empty.as_fd()).unwrap();
+    let (content, _) = contents.copy_from(ContentId(2), empty.as_fd(), None).unwrap();
     assert_eq!(nix::sys::stat::fstat(content.as_fd()).unwrap().st_size, 0);
 }
 
@@ -201,7 +201,7 @@ fn a_copy_across_filesystems() {
     let source = sparse(&mounted.0.join("source"));
     assert!(matches!(assert_copied(&contents, ContentId(1), &source), CopyKind::Copied { .. }));
     let proc = File::open("/proc/self/status").unwrap();
-    let (_, kind) = contents.copy_from(ContentId(2), proc.as_fd()).unwrap();
+    let (_, kind) = contents.copy_from(ContentId(2), proc.as_fd(), None).unwrap();
     assert_eq!(kind, CopyKind::Copied { bytes: 0 }, "what fstat says is what is copied");
 }
 
@@ -213,7 +213,7 @@ fn a_failed_copy_leaves_nothing() {
     let source = File::create_new(dir.path().join("source")).unwrap();
     source.write_all_at(&vec![7; 1 << 20], 0).unwrap();
     let source = File::open(dir.path().join("source")).unwrap();
-    let error = small.copy_from(ContentId(1), source.as_fd()).unwrap_err();
+    let error = small.copy_from(ContentId(1), source.as_fd(), None).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(Errno::ENOSPC as i32));
     assert_eq!(small.ids().unwrap().count(), 0);
 
@@ -274,7 +274,7 @@ fn a_copy_is_shared_where_the_filesystem_can() {
     let contents = Contents::open(&mounted.0.join("contents"), 8).unwrap();
     let source = sparse(&mounted.0.join("source"));
     assert_eq!(assert_copied(&contents, ContentId(1), &source), CopyKind::Reflinked);
-    let (content, _) = contents.copy_from(ContentId(2), source.as_fd()).unwrap();
+    let (content, _) = contents.copy_from(ContentId(2), source.as_fd(), None).unwrap();
     pwrite(content.as_fd(), b"changed", 0).unwrap();
     let mut bytes = [0; 7];
     source.read_exact_at(&mut bytes, 0).unwrap();

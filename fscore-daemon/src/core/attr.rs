@@ -1,15 +1,17 @@
 //! Attributes: what `stat` tells of an object of a view, and changes to them.
 
 use super::base::{BaseStat, attr_of};
-use super::edit::Edit;
+use super::edit::{Edit, body_of};
 use super::error::{FsError, FsResult, io, sys};
-use super::ids::ObjectId;
+use super::ids::{ContentId, ObjectId};
 use super::record::{Body, FileBody, ObjectRecord};
 use super::session::{Op, Session};
-use super::state::Core;
+use super::state::{Core, lock};
 use super::view::View;
+use crate::content::Content;
 use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
+use nix::unistd::ftruncate;
 use shm_transport::wire::{Attr, Reply, SetAttr, SetTime, Timestamp};
 use std::os::fd::AsFd;
 
@@ -80,7 +82,7 @@ pub(super) fn without_setid(mode: u32) -> u32 {
     if mode & libc::S_IXGRP == 0 { mode } else { mode & !libc::S_ISGID }
 }
 
-fn host_time(t: Timestamp) -> TimeSpec {
+pub(super) fn host_time(t: Timestamp) -> TimeSpec {
     TimeSpec::new(t.sec, i64::from(t.nsec))
 }
 
@@ -91,59 +93,204 @@ impl Session {
         Ok(Reply::Attr { attr, valid_ns: self.valid(view, own) })
     }
 
-    /// `SETATTR`: the size first, for it may copy, then everything else in one batch.
+    /// `SETATTR`.
     pub(super) fn set_attr(&self, op: &Op<'_>, object: ObjectId, set: &SetAttr) -> FsResult<Reply> {
-        if let Some(size) = set.size {
-            self.resize(op.view, object, size)?;
-        }
-        let _names = self.branch.names();
-        let mut edit = Edit::new(&self.core, op.view);
-        let now = edit.now;
-        let head = op.view.head();
-        let at = |t: SetTime| match t {
-            SetTime::At(t) => t,
-            SetTime::Now => now,
-        };
-        let current = attributes(&self.core, op.view, object, None)?.0;
-        let record = edit.record(object)?;
-        let is_file = matches!(record.body, Body::File(_));
-        if let Some(mode) = set.mode {
-            record.mode = mode & 0o7777;
-        } else if (set.kill_suidgid || ((set.uid.is_some() || set.gid.is_some()) && !is_directory(record)))
-            && !is_directory(record)
-        {
-            record.mode = without_setid(record.mode);
-        }
-        record.uid = set.uid.unwrap_or(record.uid);
-        record.gid = set.gid.unwrap_or(record.gid);
-        if set.atime.is_some() || set.mtime.is_some() {
-            record.atime = set.atime.map_or(current.atime, at);
-            record.mtime = set.mtime.map_or(current.mtime, at);
-            record.own_times = is_file;
-            if let Body::File(FileBody::Content(id)) = record.body
-                && self.owned(id, head)?
-            {
-                let content = self.content(id)?;
-                futimens(content.as_fd(), &host_time(record.atime), &host_time(record.mtime))
-                    .map_err(sys("set times"))?;
-                record.own_times = false;
+        self.change_attributes(op, object, set, &|attr, own| Reply::Attr { attr, valid_ns: self.valid(op.view, own) })
+    }
+
+    /// Changes attributes, the size among them, whole or not at all.
+    ///
+    /// What a content file itself keeps (size, times) is set in place when nothing else changes; that is
+    /// no batch, and doing it again does no harm. Otherwise one batch holds everything with the reply, and
+    /// another size goes with another body: zeros, or a new content with the bytes that stay.
+    pub(super) fn change_attributes(
+        &self,
+        op: &Op<'_>,
+        object: ObjectId,
+        set: &SetAttr,
+        reply: &dyn Fn(Attr, bool) -> Reply,
+    ) -> FsResult<Reply> {
+        check(set)?;
+        let of_content = set.size.is_some() || sets_times(set);
+        let _exclusive = of_content.then(|| self.branch.contents.exclusive(object));
+        let own = if of_content { self.head_content(op.view, object)? } else { None };
+        let result = match &own {
+            Some((id, record)) if !changes_record(record, set) => {
+                self.set_in_place(*id, set)?;
+                let (attr, own) = attributes(&self.core, op.view, object, None)?;
+                Ok(reply(attr, own))
             }
+            _ => {
+                let own = own.map(|(id, _)| id);
+                self.publish_attributes(&Publication { op, object, set, own, reply })
+            }
+        }?;
+        if set.size == Some(0) {
+            lock(&self.emptied).insert(object);
         }
-        record.ctime = set.ctime.unwrap_or(now);
-        if matches!(record.body, Body::File(FileBody::Hole { .. })) && set.size.is_some() && set.mtime.is_none() {
-            record.mtime = now;
+        Ok(result)
+    }
+
+    /// The caller has the content to itself.
+    fn set_in_place(&self, id: ContentId, set: &SetAttr) -> FsResult<()> {
+        let content = self.content(id)?;
+        if let Some(size) = set.size {
+            ftruncate(content.as_fd(), length(size)?).map_err(sys("set size"))?;
+            content.written();
         }
-        let change = edit.into_change();
-        let (epoch_view, store) = (op.view, self.core.store.as_ref());
-        // The reply must tell the state after the batch; times and modes do not depend on it otherwise.
-        let updated = change.clone_object(object)?;
-        let attr = record_attributes(&self.core, epoch_view, object, &updated)?;
-        let own = !matches!(updated.body, Body::File(FileBody::Base));
-        let reply = Reply::Attr { attr, valid_ns: self.valid(epoch_view, own) };
-        self.finish(op, change, reply, store)
+        set_times(&content, set, self.core.clock.now())
+    }
+
+    fn publish_attributes(&self, p: &Publication<'_>) -> FsResult<Reply> {
+        let (view, object) = (p.op.view, p.object);
+        let Some(size) = p.set.size else {
+            let _names = self.branch.names();
+            return self.publish_times(p, Edit::new(&self.core, view));
+        };
+        let reply = if needs_content(view, object, size)? {
+            self.with_copy(view, object, Some(size), |edit, content| {
+                set_times(content, p.set, edit.now)?;
+                self.publish(p, edit)
+            })?
+        } else {
+            let _names = self.branch.names();
+            let mut edit = Edit::new(&self.core, view);
+            let (now, before) = (edit.now, attributes(&self.core, view, object, None)?.0);
+            let record = edit.record(object)?;
+            record.body = Body::File(FileBody::Hole { size });
+            (record.atime, record.mtime, record.own_times) = (before.atime, now, false);
+            record_times(record, p.set, now);
+            self.publish(p, edit)?
+        };
+        if let Some(old) = p.own {
+            self.core.doom(old);
+        }
+        Ok(reply)
+    }
+
+    /// The rest of a change without a size. The caller has the names.
+    fn publish_times(&self, p: &Publication<'_>, mut edit: Edit<'_>) -> FsResult<Reply> {
+        if !sets_times(p.set) {
+            return self.publish(p, edit);
+        }
+        let now = edit.now;
+        let before = attributes(&self.core, p.op.view, p.object, None)?.0;
+        let Some(own) = p.own else {
+            let record = edit.record(p.object)?;
+            (record.atime, record.mtime) = (before.atime, before.mtime);
+            record.own_times = matches!(record.body, Body::File(_));
+            record_times(record, p.set, now);
+            return self.publish(p, edit);
+        };
+        let content = self.content(own)?;
+        set_times(&content, p.set, now)?;
+        self.publish(p, edit).inspect_err(|_| {
+            let (atime, mtime) = (host_time(before.atime), host_time(before.mtime));
+            if let Err(error) = futimens(content.as_fd(), &atime, &mtime) {
+                tracing::warn!(content = %own, %error, "the times of a failed change stay");
+            }
+        })
+    }
+
+    /// Owner, mode and change time, and all of it as one batch.
+    fn publish(&self, p: &Publication<'_>, mut edit: Edit<'_>) -> FsResult<Reply> {
+        let now = edit.now;
+        let record = edit.record(p.object)?;
+        (record.mode, record.uid, record.gid) = owner_and_mode(record, p.set);
+        record.ctime = p.set.ctime.unwrap_or(now);
+        let record = record.clone();
+        if p.set.size.is_some()
+            && let Some(old) = p.own
+        {
+            edit.change.drop_content(old);
+            edit.change.batch.reclaims = true;
+        }
+        let attr = record_attributes(&self.core, p.op.view, p.object, &record)?;
+        let own = !matches!(record.body, Body::File(FileBody::Base));
+        self.finish(p.op, edit.into_change(), (p.reply)(attr, own), self.core.store.as_ref())
     }
 }
 
-fn is_directory(record: &ObjectRecord) -> bool {
-    matches!(record.body, Body::Directory { .. })
+/// A change of attributes on its way into a batch.
+struct Publication<'a> {
+    op: &'a Op<'a>,
+    object: ObjectId,
+    set: &'a SetAttr,
+    /// The content that the head owns.
+    own: Option<ContentId>,
+    /// The answer for attributes, and whether they are the branch's own.
+    reply: &'a dyn Fn(Attr, bool) -> Reply,
+}
+
+/// Larger files without bytes get a content file at once, so that the host says whether it can have them.
+const HOLE_MAX: u64 = 1 << 40;
+
+/// Whether a file of this size cannot do without a content file.
+fn needs_content(view: &View, object: ObjectId, size: u64) -> FsResult<bool> {
+    match body_of(view, object)? {
+        Body::File(FileBody::Hole { .. }) => Ok(size > HOLE_MAX),
+        Body::File(FileBody::Base | FileBody::Content(_)) => Ok(size > 0),
+        Body::Directory { .. } => Err(FsError::IsDirectory),
+        Body::Symlink { .. } | Body::Special { .. } => Err(FsError::Invalid),
+    }
+}
+
+/// Refuses what no host can have, before anything is changed.
+fn check(set: &SetAttr) -> FsResult<()> {
+    let given = |time: Option<SetTime>| match time {
+        Some(SetTime::At(time)) => Some(time),
+        Some(SetTime::Now) | None => None,
+    };
+    let times = [given(set.atime), given(set.mtime), set.ctime];
+    if times.into_iter().flatten().any(|time| time.nsec >= 1_000_000_000) {
+        return Err(FsError::Invalid);
+    }
+    set.size.map_or(Ok(0), length).map(drop)
+}
+
+/// A size as the host takes it.
+pub(super) fn length(size: u64) -> FsResult<i64> {
+    i64::try_from(size).map_err(|_| FsError::FileTooBig)
+}
+
+fn sets_times(set: &SetAttr) -> bool {
+    set.atime.is_some() || set.mtime.is_some()
+}
+
+fn record_times(record: &mut ObjectRecord, set: &SetAttr, now: Timestamp) {
+    let at = |time| match time {
+        SetTime::At(time) => time,
+        SetTime::Now => now,
+    };
+    record.atime = set.atime.map_or(record.atime, at);
+    record.mtime = set.mtime.map_or(record.mtime, at);
+}
+
+fn set_times(content: &Content, set: &SetAttr, now: Timestamp) -> FsResult<()> {
+    let at = |time: Option<SetTime>| match time {
+        Some(SetTime::At(time)) => host_time(time),
+        Some(SetTime::Now) => host_time(now),
+        None => TimeSpec::UTIME_OMIT,
+    };
+    if !sets_times(set) {
+        return Ok(());
+    }
+    futimens(content.as_fd(), &at(set.atime), &at(set.mtime)).map_err(sys("set times"))
+}
+
+/// Mode, owner and group after the change.
+fn owner_and_mode(record: &ObjectRecord, set: &SetAttr) -> (u32, u32, u32) {
+    let directory = matches!(record.body, Body::Directory { .. });
+    let strips = set.kill_suidgid || set.uid.is_some() || set.gid.is_some();
+    let mode = match set.mode {
+        Some(mode) => mode & 0o7777,
+        None if strips && !directory => without_setid(record.mode),
+        None => record.mode,
+    };
+    (mode, set.uid.unwrap_or(record.uid), set.gid.unwrap_or(record.gid))
+}
+
+/// Whether there is more to change than what a content file keeps itself.
+pub(super) fn changes_record(record: &ObjectRecord, set: &SetAttr) -> bool {
+    owner_and_mode(record, set) != (record.mode, record.uid, record.gid)
 }

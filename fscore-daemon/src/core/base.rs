@@ -1,35 +1,56 @@
 //! A base directory of the host: opened once, read-only, and only ever beneath its own root.
 //!
-//! Objects are named by host inode number. Where each was last seen (a *locator*: parent and name)
-//! stands in the store, so that a daemon that starts afresh finds what the kernel still holds.
+//! The host cannot open an object by its number, so each is found by where it was seen. That is kept in
+//! memory: reading a base writes nothing. Only for what a branch changed it is recorded too ([`Base::pin`]).
+//! An object whose place is not known is searched for.
+//!
+//! ```text
+//! look     one statx, one open without effects
+//! number   (device, inode number) -> object number
+//! places   where objects were seen
+//! find     object number -> object, by its places
+//! search   what to do when no place is known
+//! read_dir names in a directory
+//! ```
 
+mod find;
+mod look;
+mod number;
+mod places;
+mod read_dir;
+mod search;
+#[cfg(test)]
+mod tests;
+
+use self::find::Found;
+use self::look::Look;
+use self::number::Windows;
+use self::places::{Place, Places};
+use self::search::Walk;
 use super::error::{FsError, FsResult, io, sys};
 use super::ids::{BaseId, ObjectId};
-use super::keys;
+use super::nowait;
 use super::record::{BaseIdentity, BaseRecord};
 use super::state::lock;
-use crate::store::{Batch, Store};
-use nix::dir::Dir;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{FileStat, Mode, fstat};
+use crate::store::Store;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FileStat, Mode};
+use nix::sys::statfs::{FsType, OVERLAYFS_SUPER_MAGIC, fstatfs};
 use shm_transport::wire::{Attr, FileKind, Timestamp};
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// Most descriptors of base directories and files kept open, each.
 const OPEN_MAX: usize = 256;
-/// Deepest directory that is resolved; deeper paths do not fit `PATH_MAX` many times over.
-const DEPTH_MAX: usize = 4096;
-/// Longest relative path handed to one system call, in bytes.
-const PATH_CHUNK: usize = 4000;
-/// How often a resolution that a rename disturbed is tried.
-const RESOLVE_TRIES: usize = 64;
+/// File systems with subvolumes: a directory's entry does not tell the number of a subvolume in it.
+const SUBVOLUMES: [i64; 2] = [0x9123_683e, 0xca45_1a4e];
 
-/// What the base says of one object, from one `fstat`.
+/// What the base says of one object, from one look at it.
 #[derive(Debug, Clone, Copy)]
 pub struct BaseStat {
     /// The object.
@@ -51,6 +72,20 @@ pub struct BaseEntry {
     pub kind: FileKind,
 }
 
+/// What a base lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Host {
+    /// One file system with inode numbers that stay.
+    Plain,
+    /// Subvolumes, each with inode numbers of its own.
+    Subvolumes,
+    /// Layers: inode numbers of directories may change, birth times do.
+    Overlay,
+}
+
+/// Open descriptors by object.
+type Cache = Mutex<HashMap<ObjectId, Arc<OwnedFd>>>;
+
 /// An opened base.
 pub struct Base {
     /// Its number.
@@ -58,10 +93,15 @@ pub struct Base {
     /// Its record.
     pub record: BaseRecord,
     root: Arc<OwnedFd>,
-    dev: u64,
+    host: Host,
+    /// The root's device, see [`Look::device`].
+    device: u64,
     store: Arc<dyn Store>,
-    dirs: Mutex<HashMap<ObjectId, Arc<OwnedFd>>>,
-    files: Mutex<HashMap<ObjectId, Arc<OwnedFd>>>,
+    windows: Windows,
+    places: Mutex<Places>,
+    walk: Mutex<Walk>,
+    dirs: Cache,
+    files: Cache,
 }
 
 impl std::fmt::Debug for Base {
@@ -88,8 +128,18 @@ impl Base {
     /// Opens a base again by its record. The root must still be the directory that it was.
     pub fn open(id: BaseId, record: BaseRecord, store: Arc<dyn Store>) -> FsResult<Self> {
         let root = open_root(Path::new(OsStr::from_bytes(&record.path)))?;
-        let stat = fstat(&root).map_err(sys("stat base"))?;
-        if stat.st_ino != record.root.0 {
+        Self::beneath(root, id, record, store)
+    }
+
+    fn beneath(root: OwnedFd, id: BaseId, record: BaseRecord, store: Arc<dyn Store>) -> FsResult<Self> {
+        let FsType(magic) = fstatfs(&root).map_err(sys("stat base"))?.filesystem_type();
+        let host = match magic {
+            m if m == OVERLAYFS_SUPER_MAGIC.0 => Host::Overlay,
+            m if SUBVOLUMES.contains(&m) => Host::Subvolumes,
+            _ => Host::Plain,
+        };
+        let look = Look::at(&root)?;
+        if host != Host::Overlay && look.ino != record.root.0 {
             return Err(FsError::Io {
                 what: "base directory was replaced",
                 source: std::io::Error::from_raw_os_error(libc::ESTALE),
@@ -98,9 +148,13 @@ impl Base {
         Ok(Self {
             id,
             record,
-            dev: stat.st_dev,
             root: Arc::new(root),
+            host,
+            device: look.device,
+            windows: Windows::load(id, store.as_ref())?,
             store,
+            places: Mutex::default(),
+            walk: Mutex::default(),
             dirs: Mutex::default(),
             files: Mutex::default(),
         })
@@ -111,175 +165,197 @@ impl Base {
         self.record.root
     }
 
-    /// `None` when nothing has that name, or it lies on another file system (a mount point's inside is
-    /// not part of the base).
+    fn look(&self, fd: impl AsFd) -> FsResult<Look> {
+        let mut look = Look::at(fd)?;
+        if self.host == Host::Overlay {
+            // That of the layer which has the object now: the first write on the host changes it.
+            look.attr.btime = Timestamp::default();
+        }
+        Ok(look)
+    }
+
+    /// The number of what was seen at a name.
+    fn number(&self, dir: ObjectId, name: &[u8], look: &Look) -> FsResult<ObjectId> {
+        Ok(self.number_and_claim(dir, name, look)?.0)
+    }
+
+    /// The same, and whether a branch holds on to the object.
+    fn number_and_claim(&self, dir: ObjectId, name: &[u8], look: &Look) -> FsResult<(ObjectId, bool)> {
+        let directory = look.kind == FileKind::Directory;
+        let device = if look.device == self.device { 0 } else { look.device };
+        if self.host == Host::Overlay && (directory || device != 0 || !number::is_plain(look.ino)) {
+            return Ok((number::by_place(dir, name, look.kind), false));
+        }
+        for reuse in 0..=u32::MAX {
+            let object = self.windows.number(self.store.as_ref(), device, look.ino, reuse)?;
+            // A number that a branch holds on to stays that object's, whatever the host gives it to.
+            match self.claim(object) {
+                None => return Ok((object, false)),
+                Some(born) if look::may_be_same(born, look.born()) => return Ok((object, true)),
+                Some(_) => {}
+            }
+        }
+        Err(FsError::Overflow)
+    }
+
+    /// `None` when nothing has that name. A directory that another file system is mounted on is an empty one.
     pub fn lookup(&self, dir: ObjectId, name: &[u8]) -> FsResult<Option<BaseStat>> {
         let parent = match self.directory(dir) {
             Ok(parent) => parent,
             Err(FsError::NotFound | FsError::Stale) => return Ok(None),
             Err(e) => return Err(e),
         };
-        let fd = match open_beneath(&parent, name, OFlag::O_PATH | OFlag::O_NOFOLLOW) {
-            Ok(fd) => fd,
-            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::EXDEV | nix::errno::Errno::ENOTDIR) => return Ok(None),
-            Err(e) => return Err(sys("look up in base")(e)),
-        };
-        let stat = fstat(&fd).map_err(sys("stat in base"))?;
-        if stat.st_dev != self.dev && FileKind::from_mode(stat.st_mode) == Some(FileKind::Directory) {
-            // A subvolume: its numbers are those of another file system.
+        self.lookup_in(dir, &parent, name)
+    }
+
+    fn lookup_in(&self, dir: ObjectId, parent: &OwnedFd, name: &[u8]) -> FsResult<Option<BaseStat>> {
+        if matches!(name, b"." | b"..") {
             return Ok(None);
         }
-        let found = self.represent(&stat)?;
-        self.remember(dir, [(name, found.object)])?;
+        let fd = match self.open_name(parent, name) {
+            Ok(fd) => fd,
+            Err(Errno::EXDEV) => return self.mount_point(dir, parent, name),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
+            Err(e) => return Err(sys("look up in base")(e)),
+        };
+        let look = self.look(&fd)?;
+        let found = represent(self.number(dir, name, &look)?, &look);
+        self.note(found.object, &look, dir, name);
         if found.kind == FileKind::Directory {
             keep(&self.dirs, found.object, Arc::new(fd));
         }
         Ok(Some(found))
     }
 
-    /// Notes where objects were seen.
-    pub fn remember<'a>(&self, dir: ObjectId, seen: impl IntoIterator<Item = (&'a [u8], ObjectId)>) -> FsResult<()> {
-        let mut batch = Batch::default();
-        for (name, object) in seen {
-            let key = keys::locator(self.id, object, dir, name);
-            if object != self.record.root && self.store.get(&key).is_none() {
-                batch.put(key, []);
+    /// What a mount covers. The mounted file system is not touched: it may be one that does not answer.
+    fn mount_point(&self, dir: ObjectId, parent: &OwnedFd, name: &[u8]) -> FsResult<Option<BaseStat>> {
+        let mut covered = None;
+        self.each_in(dir, parent, &mut |entry, object, kind, _| {
+            if entry == name {
+                covered = Some((object, kind));
             }
-        }
-        if !batch.is_empty() {
-            self.store.commit(&batch)?;
+            covered.is_none()
+        })?;
+        let Some((object, FileKind::Directory)) = covered else { return Ok(None) };
+        lock(&self.places).seen(object, Timestamp::default(), dir, name);
+        self.covered(object, parent).map(Some)
+    }
+
+    fn covered(&self, object: ObjectId, parent: &OwnedFd) -> FsResult<BaseStat> {
+        let mut look = self.look(parent)?.unborn();
+        (look.attr.mode, look.attr.nlink) = (libc::S_IFDIR | 0o755, 2);
+        Ok(represent(object, &look))
+    }
+
+    /// Notes where objects were seen. Writes nothing but further names of what a branch changed.
+    pub fn remember<'a>(&self, dir: ObjectId, seen: impl IntoIterator<Item = (&'a [u8], ObjectId)>) -> FsResult<()> {
+        for (name, object) in seen {
+            if self.claim(object).is_none() {
+                lock(&self.places).seen(object, Timestamp::default(), dir, name);
+            } else {
+                // A branch holds on to it: this name is to be known after a restart too.
+                self.lookup(dir, name)?;
+            }
         }
         Ok(())
     }
 
-    fn represent(&self, stat: &FileStat) -> FsResult<BaseStat> {
-        let object = ObjectId(stat.st_ino);
-        let kind = FileKind::from_mode(stat.st_mode).ok_or(FsError::Overflow)?;
-        if !object.is_base() || stat.st_dev != self.dev {
-            return Err(FsError::Overflow);
-        }
-        Ok(BaseStat { object, kind, attr: attr_of(stat) })
-    }
-
     /// Attributes of an object, by where it was seen.
     pub fn stat(&self, object: ObjectId) -> FsResult<BaseStat> {
-        let fd = self.find(object, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
-        self.represent(&fstat(&fd).map_err(sys("stat in base"))?)
+        match self.find(object)? {
+            Found::Here(_, look) => Ok(represent(object, &look)),
+            Found::Covered(place) => self.covered(object, self.directory(place.parent)?.as_ref()),
+        }
+    }
+
+    /// An object's descriptor (`O_PATH`).
+    fn opened(&self, object: ObjectId) -> FsResult<(OwnedFd, Look)> {
+        match self.find(object)? {
+            Found::Here(fd, look) => Ok((fd, look)),
+            Found::Covered(_) => Err(FsError::Stale),
+        }
     }
 
     /// A directory's descriptor (`O_PATH`).
     pub fn directory(&self, dir: ObjectId) -> FsResult<Arc<OwnedFd>> {
-        if dir == self.record.root {
-            return Ok(Arc::clone(&self.root));
+        if let Some(fd) = self.cached_directory(dir) {
+            return Ok(fd);
         }
-        if let Some(fd) = lock(&self.dirs).get(&dir) {
-            return Ok(Arc::clone(fd));
+        let (fd, look) = self.opened(dir)?;
+        if look.kind != FileKind::Directory {
+            return Err(FsError::NotDirectory);
         }
-        let fd = Arc::new(self.find(dir, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)?);
+        let fd = Arc::new(fd);
         keep(&self.dirs, dir, Arc::clone(&fd));
         Ok(fd)
     }
 
-    /// A regular file's descriptor, for reading.
+    /// A regular file's descriptor, for reading. Where somebody holds a lease on the file, this waits until
+    /// it is given back, as every `open(2)` does, or until the kernel takes it.
     pub fn file(&self, object: ObjectId) -> FsResult<Arc<OwnedFd>> {
         if let Some(fd) = lock(&self.files).get(&object) {
             return Ok(Arc::clone(fd));
         }
-        // Non-blocking, so that what turned into a FIFO meanwhile cannot hold us up; `find` then
-        // refuses it by its number.
-        let fd = Arc::new(self.find(object, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW)?);
+        let (fd, look) = self.opened(object)?;
+        if look.kind != FileKind::Regular {
+            return Err(FsError::Invalid);
+        }
+        // The very inode that was looked at: no FIFO or device can have come to its place.
+        let fd = Arc::new(self.reopen(&fd, OFlag::empty()).map_err(sys("open in base"))?);
         keep(&self.files, object, Arc::clone(&fd));
         Ok(fd)
     }
 
-    /// Attributes through a descriptor of [`Self::file`]: size, times and data of one moment.
-    pub fn stat_fd(&self, fd: &OwnedFd) -> FsResult<BaseStat> {
-        self.represent(&fstat(fd).map_err(sys("stat in base"))?)
+    fn reopen(&self, fd: &OwnedFd, flags: OFlag) -> nix::Result<OwnedFd> {
+        let wait = if nowait::is_active() { OFlag::O_NONBLOCK } else { OFlag::empty() };
+        let flags = flags | wait | OFlag::O_RDONLY | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let open = || nix::fcntl::open(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str(), flags, Mode::empty());
+        match open() {
+            Err(Errno::EMFILE | Errno::ENFILE) => {
+                self.let_go();
+                open()
+            }
+            other => other,
+        }
     }
 
-    /// Every name in a directory, in the host's order. Imports nothing.
-    pub fn list(&self, dir: ObjectId) -> FsResult<Vec<BaseEntry>> {
-        let parent = match self.directory(dir) {
-            Ok(parent) => parent,
-            Err(FsError::NotFound | FsError::Stale) => return Ok(Vec::new()),
-            Err(e) => return Err(e),
-        };
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let fd = nix::fcntl::openat(&parent, ".", flags, Mode::empty()).map_err(sys("open base directory"))?;
-        let mut listing = Dir::from_fd(fd).map_err(sys("list base directory"))?;
-        let mut entries = Vec::new();
-        for entry in listing.iter() {
-            let entry = entry.map_err(sys("list base directory"))?;
-            let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." || entry.ino() >= ObjectId::FIRST_NEW {
-                continue;
-            }
-            let kind = match entry.file_type().map(kind_of) {
-                Some(kind) => kind,
-                None => match self.lookup(dir, name)? {
-                    Some(found) => found.kind,
-                    None => continue,
-                },
-            };
-            entries.push(BaseEntry { name: name.to_vec(), object: ObjectId(entry.ino()), kind });
-        }
-        Ok(entries)
+    /// Attributes through a descriptor of [`Self::file`]: size, times and data of one moment.
+    pub fn stat_fd(&self, object: ObjectId, fd: &OwnedFd) -> FsResult<BaseStat> {
+        Ok(represent(object, &self.look(fd)?))
     }
 
     /// Target of a symbolic link.
     pub fn read_link(&self, object: ObjectId) -> FsResult<Vec<u8>> {
-        let fd = self.find(object, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
+        let (fd, _) = self.opened(object)?;
         let target = nix::fcntl::readlinkat(&fd, "").map_err(sys("read link in base"))?;
         Ok(target.as_bytes().to_vec())
     }
 
     /// All extended attributes of an object that the base's file system lets us read.
     pub fn xattrs(&self, object: ObjectId) -> FsResult<Vec<(Vec<u8>, Vec<u8>)>> {
-        let fd = self.find(object, OFlag::O_PATH | OFlag::O_NOFOLLOW)?;
-        shm_transport::mem::sys::xattrs_of_path_fd(fd.as_fd()).map_err(io("read attributes in base"))
+        match self.find(object)? {
+            Found::Here(fd, _) => {
+                shm_transport::mem::sys::xattrs_of_path_fd(fd.as_fd()).map_err(io("read attributes in base"))
+            }
+            Found::Covered(_) => Ok(Vec::new()),
+        }
     }
 
-    /// Places where the object was seen: parent and name.
+    /// Where the base has a directory: parent and name.
+    pub fn place_of(&self, dir: ObjectId) -> FsResult<(ObjectId, Vec<u8>)> {
+        self.find(dir)?;
+        self.place(dir).map(|p| (p.parent, p.name.into())).ok_or(FsError::Stale)
+    }
+
+    /// Places where the object was seen, or is expected: parent and name.
     pub fn locators(&self, object: ObjectId) -> Vec<(ObjectId, Vec<u8>)> {
-        let prefix = keys::locators(self.id, object);
-        let mut found = Vec::new();
-        self.store.scan(&prefix, &mut |key, _| {
-            if !key.starts_with(&prefix) {
-                return false;
-            }
-            if let (Some(parent), Some(name)) = (keys::number(key, 2), keys::tail(key, 3)) {
-                found.push((ObjectId(parent), name.to_vec()));
-            }
-            true
-        });
-        found
-    }
-
-    /// Opens an object by where it was seen; `Stale` when it is nowhere any more.
-    fn find(&self, object: ObjectId, flags: OFlag) -> FsResult<OwnedFd> {
-        if object == self.record.root {
-            let flags = if flags.contains(OFlag::O_PATH) { flags } else { flags | OFlag::O_DIRECTORY };
-            return nix::fcntl::openat(&self.root, ".", flags | OFlag::O_CLOEXEC, Mode::empty())
-                .map_err(sys("open base"));
-        }
-        for (parent, name) in self.locators(object) {
-            let opened = match self.cached_directory(parent) {
-                Some(dir) => open_beneath(&dir, &name, flags),
-                None => self.walk(parent, &name, flags)?,
-            };
-            match opened {
-                Ok(fd) => {
-                    if fstat(&fd).is_ok_and(|s| s.st_ino == object.0 && s.st_dev == self.dev) {
-                        return Ok(fd);
-                    }
-                }
-                Err(e @ (nix::errno::Errno::EMFILE | nix::errno::Errno::ENFILE | nix::errno::Errno::EACCES)) => {
-                    return Err(sys("open in base")(e));
-                }
-                Err(_) => {}
+        let (mut places, _) = lock(&self.places).of(object);
+        for (place, _) in self.recorded(object) {
+            if !places.contains(&place) {
+                places.push(place);
             }
         }
-        Err(FsError::Stale)
+        places.into_iter().map(|Place { parent, name }| (parent, name.into())).collect()
     }
 
     fn cached_directory(&self, dir: ObjectId) -> Option<Arc<OwnedFd>> {
@@ -289,38 +365,10 @@ impl Base {
         lock(&self.dirs).get(&dir).map(Arc::clone)
     }
 
-    /// Opens `name` in `parent` by the path of names that leads there from the root, or from the nearest
-    /// directory that is open.
-    fn walk(&self, parent: ObjectId, name: &[u8], flags: OFlag) -> FsResult<nix::Result<OwnedFd>> {
-        let mut names = vec![name.to_vec()];
-        let mut at = parent;
-        let mut dir = loop {
-            if let Some(fd) = self.cached_directory(at) {
-                break fd;
-            }
-            // A directory has one name; an older locator of a moved one fails below and says stale.
-            let Some((up, name)) = self.locators(at).pop() else { return Ok(Err(nix::errno::Errno::ESTALE)) };
-            if names.len() >= DEPTH_MAX {
-                return Err(FsError::NameTooLong);
-            }
-            names.push(name);
-            at = up;
-        };
-        while let Some(first) = names.pop() {
-            let mut path = first;
-            while names.last().is_some_and(|n| path.len() + 1 + n.len() <= PATH_CHUNK) {
-                path.push(b'/');
-                path.extend(names.pop().unwrap_or_default());
-            }
-            let last = names.is_empty();
-            let how = if last { flags } else { OFlag::O_PATH | OFlag::O_DIRECTORY };
-            match open_beneath(&dir, &path, how) {
-                Ok(fd) if last => return Ok(Ok(fd)),
-                Ok(fd) => dir = Arc::new(fd),
-                Err(e) => return Ok(Err(e)),
-            }
-        }
-        Ok(Err(nix::errno::Errno::ESTALE))
+    /// Closes what is kept open, for somebody who needs descriptors now.
+    fn let_go(&self) {
+        lock(&self.files).clear();
+        lock(&self.dirs).clear();
     }
 
     /// Drops cached descriptors, e.g. when a file was seen to be replaced.
@@ -330,8 +378,12 @@ impl Base {
     }
 }
 
+fn represent(object: ObjectId, look: &Look) -> BaseStat {
+    BaseStat { object, kind: look.kind, attr: Attr { ino: object.0, ..look.attr } }
+}
+
 /// Keeps a descriptor within the bound; an arbitrary older one makes room.
-fn keep(cache: &Mutex<HashMap<ObjectId, Arc<OwnedFd>>>, object: ObjectId, fd: Arc<OwnedFd>) {
+fn keep(cache: &Cache, object: ObjectId, fd: Arc<OwnedFd>) {
     let mut cache = lock(cache);
     if cache.len() >= OPEN_MAX
         && !cache.contains_key(&object)
@@ -340,37 +392,6 @@ fn keep(cache: &Mutex<HashMap<ObjectId, Arc<OwnedFd>>>, object: ObjectId, fd: Ar
         cache.remove(&victim);
     }
     cache.insert(object, fd);
-}
-
-fn open_beneath(dir: &OwnedFd, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
-    let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(
-        ResolveFlag::RESOLVE_BENEATH
-            | ResolveFlag::RESOLVE_NO_SYMLINKS
-            | ResolveFlag::RESOLVE_NO_MAGICLINKS
-            | ResolveFlag::RESOLVE_NO_XDEV,
-    );
-    // The kernel asks for another try when something was renamed during the resolution; a file that
-    // somebody holds a lease on says the same for much longer, and must not hold us up.
-    for _ in 0..RESOLVE_TRIES {
-        match openat2(dir, path, how) {
-            Err(nix::errno::Errno::EAGAIN) => {}
-            other => return other,
-        }
-    }
-    Err(nix::errno::Errno::EAGAIN)
-}
-
-fn kind_of(t: nix::dir::Type) -> FileKind {
-    use nix::dir::Type;
-    match t {
-        Type::Fifo => FileKind::Fifo,
-        Type::CharacterDevice => FileKind::CharDevice,
-        Type::Directory => FileKind::Directory,
-        Type::BlockDevice => FileKind::BlockDevice,
-        Type::File => FileKind::Regular,
-        Type::Symlink => FileKind::Symlink,
-        Type::Socket => FileKind::Socket,
-    }
 }
 
 /// The kernel's 32-bit encoding of a device number (`new_encode_dev` of `linux/kdev_t.h`).

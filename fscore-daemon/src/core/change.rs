@@ -28,13 +28,6 @@ impl Change {
         self.batch.put(keys::object(object, self.epoch), record.encode());
     }
 
-    /// The record that this change gives an object.
-    pub fn clone_object(&self, object: ObjectId) -> FsResult<ObjectRecord> {
-        let key = keys::object(object, self.epoch);
-        let bytes = self.batch.changes.iter().rev().find(|(k, _)| *k == key).and_then(|(_, v)| v.as_ref());
-        Ok(ObjectRecord::decode(bytes.ok_or(super::error::FsError::Stale)?)?)
-    }
-
     /// Removes the head's record of an object that no other epoch knows.
     pub fn drop_object(&mut self, object: ObjectId) {
         self.batch.delete(keys::changed_object(self.epoch, object));
@@ -94,10 +87,15 @@ impl Change {
         }
     }
 
+    /// Whether it is recorded which base object a name led to.
+    pub fn has_prename(&self, store: &dyn Store, dir: ObjectId, name: &[u8]) -> bool {
+        store.get(&keys::prename(self.branch, dir, name)).is_some()
+    }
+
     /// Records which base object a name led to, unless that was done before.
     pub fn prename(&mut self, store: &dyn Store, dir: ObjectId, name: &[u8], object: Option<ObjectId>) {
-        let key = keys::prename(self.branch, dir, name);
-        if store.get(&key).is_none() {
+        if !self.has_prename(store, dir, name) {
+            let key = keys::prename(self.branch, dir, name);
             self.batch.put(key, object.map_or(0, |o| o.0).to_le_bytes());
         }
     }

@@ -1,19 +1,20 @@
 //! Copy-up: gives the head of a branch a content file of its own, whole or not at all.
 
+use super::attr::{host_time, length};
 use super::edit::Edit;
 use super::error::{FsError, FsResult, io, sys};
 use super::ids::{ContentId, ObjectId};
-use super::record::{Body, FileBody};
+use super::record::{Body, FileBody, ObjectRecord};
 use super::session::Session;
 use super::state::lock;
 use super::view::View;
 use crate::content::Content;
+use crate::store::StoreError;
 use nix::sys::stat::futimens;
-use nix::sys::time::TimeSpec;
 use nix::unistd::ftruncate;
-use shm_transport::wire::Timestamp;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, RwLockWriteGuard};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// How often a copy is tried again while the host writes to the base file.
 const TRIES: usize = 8;
@@ -26,10 +27,6 @@ pub(super) enum Source {
     Content(Arc<Content>),
     /// The base.
     Base(Arc<OwnedFd>),
-}
-
-fn host_time(t: Timestamp) -> TimeSpec {
-    TimeSpec::new(t.sec, i64::from(t.nsec))
 }
 
 impl Session {
@@ -50,14 +47,17 @@ impl Session {
         })
     }
 
-    /// The content that the head may write in place, if it has one.
-    fn own_content(&self, view: &View, object: ObjectId) -> FsResult<Option<Arc<Content>>> {
-        match view.object(object)?.map(|v| v.value.body) {
-            Some(Body::File(FileBody::Content(id))) if self.owned(id, view.head())? => self.content(id).map(Some),
-            Some(Body::Directory { .. }) => Err(FsError::IsDirectory),
-            Some(Body::Symlink { .. } | Body::Special { .. }) => Err(FsError::Invalid),
-            Some(Body::File(_)) | None => Ok(None),
+    /// The content that the head may write in place, if it has one, and the object's record.
+    pub(super) fn head_content(&self, view: &View, object: ObjectId) -> FsResult<Option<(ContentId, ObjectRecord)>> {
+        let Some(found) = view.object(object)? else { return Ok(None) };
+        match found.value.body {
+            Body::File(FileBody::Content(id)) if self.owned(id, view.head())? => Ok(Some((id, found.value))),
+            Body::File(_) | Body::Directory { .. } | Body::Symlink { .. } | Body::Special { .. } => Ok(None),
         }
+    }
+
+    fn own_content(&self, view: &View, object: ObjectId) -> FsResult<Option<Arc<Content>>> {
+        self.head_content(view, object)?.map(|(id, _)| self.content(id)).transpose()
     }
 
     /// Runs `work` on a content that is the head's own, copied up first if need be. The content stays
@@ -71,30 +71,41 @@ impl Session {
         {
             let _shared = self.branch.contents.shared(object);
             if let Some(content) = self.own_content(view, object)? {
-                return work(content.as_fd());
+                return changed(&content, work);
             }
         }
-        let exclusive = self.branch.contents.exclusive(object);
-        let content = self.copy_up(view, object, &exclusive)?;
-        work(content.as_fd())
+        let _exclusive = self.branch.contents.exclusive(object);
+        let content = match self.own_content(view, object)? {
+            Some(content) => content,
+            None => self.with_copy(view, object, None, |edit, content| {
+                edit.into_change().commit(self.core.store.as_ref())?;
+                Ok(Arc::clone(content))
+            })?,
+        };
+        changed(&content, work)
     }
 
-    /// The copy-up itself. A crash before the batch leaves a content file without a record, which the
-    /// next start removes.
-    pub(super) fn copy_up(
+    /// Copies what the object holds into a new content of the head's own, of another size if one is given,
+    /// and has `publish` commit the change that refers to it. The caller has the content lock to itself.
+    ///
+    /// A crash before the batch leaves a content file without a record, which the next start removes.
+    pub(super) fn with_copy<T>(
         &self,
         view: &View,
         object: ObjectId,
-        _exclusive: &RwLockWriteGuard<'_, ()>,
-    ) -> FsResult<Arc<Content>> {
-        if let Some(content) = self.own_content(view, object)? {
-            return Ok(content);
-        }
+        size: Option<u64>,
+        publish: impl Fn(Edit<'_>, &Arc<Content>) -> FsResult<T>,
+    ) -> FsResult<T> {
         for _ in 0..TRIES {
             let id = self.core.new_content()?;
-            match self.try_copy_up(view, object, id) {
-                Ok(Some(content)) => return Ok(content),
+            match self.try_copy(view, object, id, size, &publish) {
+                Ok(Some(done)) => {
+                    self.core.counts.copy_ups.fetch_add(1, Ordering::Relaxed);
+                    return Ok(done);
+                }
                 Ok(None) => self.drop_unrecorded(id),
+                // The record may be in the log all the same: the next start decides.
+                Err(e @ FsError::Store(StoreError::Io { .. })) => return Err(e),
                 Err(e) => {
                     self.drop_unrecorded(id);
                     return Err(e);
@@ -114,16 +125,23 @@ impl Session {
     }
 
     /// One attempt; `None` when the host changed the base file meanwhile.
-    fn try_copy_up(&self, view: &View, object: ObjectId, id: ContentId) -> FsResult<Option<Arc<Content>>> {
+    fn try_copy<T>(
+        &self,
+        view: &View,
+        object: ObjectId,
+        id: ContentId,
+        size: Option<u64>,
+        publish: &impl Fn(Edit<'_>, &Arc<Content>) -> FsResult<T>,
+    ) -> FsResult<Option<T>> {
         let source = self.source(view, object)?;
         let from_base = match &source {
             Source::Base(fd) => {
                 let base = view.base_of(object).ok_or(FsError::Stale)?;
-                Some((base, base.stat_fd(fd)?.identity()))
+                Some((base, base.stat_fd(object, fd)?.identity()))
             }
             Source::Hole(_) | Source::Content(_) => None,
         };
-        let content = self.fill(&source, id)?;
+        let content = self.fill(&source, id, size)?;
         if !matches!(source, Source::Hole(_)) {
             // These bytes may have been durable for long. The record that refers to the copy may become so
             // at any moment, and must not find less than was there before.
@@ -131,9 +149,12 @@ impl Session {
         }
         let _names = self.branch.names();
         let mut edit = Edit::new(&self.core, view);
+        let now = edit.now;
         let record = edit.record(object)?;
-        if record.own_times || matches!(record.body, Body::File(FileBody::Hole { .. })) {
-            futimens(content.as_fd(), &host_time(record.atime), &host_time(record.mtime)).map_err(sys("set times"))?;
+        let Body::File(body) = record.body else { return Err(FsError::Invalid) };
+        if record.own_times || matches!(body, FileBody::Hole { .. }) {
+            let mtime = if size.is_some() { now } else { record.mtime };
+            futimens(content.as_fd(), &host_time(record.atime), &host_time(mtime)).map_err(sys("set times"))?;
             record.own_times = false;
         }
         record.body = Body::File(FileBody::Content(id));
@@ -149,23 +170,36 @@ impl Session {
             }
         }
         edit.change.content(id, object);
-        edit.into_change().commit(self.core.store.as_ref())?;
-        Ok(Some(content))
+        publish(edit, &content).map(Some)
     }
 
-    fn fill(&self, source: &Source, id: ContentId) -> FsResult<Arc<Content>> {
+    /// Makes the content; with a size no more is copied than it takes.
+    fn fill(&self, source: &Source, id: ContentId, size: Option<u64>) -> FsResult<Arc<Content>> {
         let contents = &self.core.contents;
-        match source {
-            Source::Hole(size) => {
-                let content = contents.create(id).map_err(io("create content"))?;
-                if *size > 0 {
-                    let size = i64::try_from(*size).map_err(|_| FsError::FileTooBig)?;
-                    ftruncate(content.as_fd(), size).map_err(sys("set size"))?;
-                }
-                Ok(content)
+        let copied = match source {
+            Source::Hole(_) => contents.create(id).map_err(io("create content")),
+            Source::Content(old) => {
+                contents.copy_from(id, old.as_fd(), size).map(|(copy, _)| copy).map_err(io("copy content"))
             }
-            Source::Content(old) => Ok(contents.copy_from(id, old.as_fd()).map_err(io("copy content"))?.0),
-            Source::Base(fd) => Ok(contents.copy_from(id, fd.as_fd()).map_err(io("copy up"))?.0),
+            Source::Base(fd) => contents.copy_from(id, fd.as_fd(), size).map(|(copy, _)| copy).map_err(io("copy up")),
+        }?;
+        let size = match source {
+            Source::Hole(hole) => size.unwrap_or(*hole),
+            Source::Content(_) | Source::Base(_) => match size {
+                Some(size) => size,
+                None => return Ok(copied),
+            },
+        };
+        if size > 0 {
+            ftruncate(copied.as_fd(), length(size)?).map_err(sys("set size"))?;
         }
+        Ok(copied)
     }
+}
+
+/// Runs `work` on a content, which counts as changed whatever comes of it.
+fn changed<T>(content: &Content, work: impl FnOnce(BorrowedFd<'_>) -> FsResult<T>) -> FsResult<T> {
+    let done = work(content.as_fd());
+    content.written();
+    done
 }

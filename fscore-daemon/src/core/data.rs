@@ -5,13 +5,15 @@ use super::copy_up::Source;
 use super::edit::Edit;
 use super::error::{FsError, FsResult, io, sys};
 use super::ids::ObjectId;
-use super::record::{Body, FileBody};
+use super::nowait;
+use super::record::{Body, FileBody, ObjectRecord};
 use super::session::{Op, Session};
+use super::state::lock;
 use super::view::View;
 use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
-use nix::unistd::{Whence, ftruncate, lseek64};
+use nix::unistd::{Whence, lseek64};
 use shm_transport::mem::Payload;
-use shm_transport::wire::{NodeId, Opened, Reply};
+use shm_transport::wire::{NodeId, Opened, Reply, SetAttr};
 use std::os::fd::AsFd;
 
 /// Zeros to answer reads of holes with, a piece at a time.
@@ -25,32 +27,35 @@ impl Session {
             return Err(FsError::ReadOnly);
         }
         if flags & libc::O_TRUNC as u32 != 0 {
-            self.resize(op.view, object, 0)?;
-            let _names = self.branch.names();
-            let mut edit = Edit::new(&self.core, op.view);
-            let now = edit.now;
-            let record = edit.record(object)?;
-            (record.mtime, record.ctime) = (now, now);
-            if kill {
-                record.mode = super::attr::without_setid(record.mode);
-            }
-            let reply = Reply::Opened(Self::opened_own());
-            return self.finish(op, edit.into_change(), reply, self.core.store.as_ref());
+            let set = SetAttr { size: Some(0), kill_suidgid: kill, ..SetAttr::default() };
+            return self.change_attributes(op, object, &set, &|_, _| Reply::Opened(Self::opened_own()));
         }
         match self.source(op.view, object)? {
             Source::Hole(_) | Source::Content(_) => {
-                let keep_cache = !super::state::lock(&self.doubtful).remove(&object);
+                let keep_cache = !lock(&self.doubtful).remove(&object);
                 Ok(Reply::Opened(Opened { keep_cache, ..Self::opened_own() }))
             }
             Source::Base(fd) => {
                 let base = op.view.base_of(object).ok_or(FsError::Stale)?;
-                let stat = base.stat_fd(&fd)?.attr;
+                let stat = base.stat_fd(object, &fd)?.attr;
                 let now = (stat.ctime, stat.size);
-                let before = super::state::lock(&self.seen).insert(object, now);
+                let before = lock(&self.seen).insert(object, now);
                 let keep_cache = op.view.frozen_base || before == Some(now);
                 Ok(Reply::Opened(Opened { keep_cache, ..Self::opened_own() }))
             }
         }
+    }
+
+    /// `RELEASE`: what replaced bytes that were cut off goes to the disk without waiting for a sync.
+    pub(super) fn release(&self, view: &View, object: ObjectId, flags: u32) -> FsResult<Reply> {
+        let wrote = flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32;
+        if wrote
+            && lock(&self.emptied).remove(&object)
+            && let Some((id, _)) = self.head_content(view, object)?
+        {
+            self.content(id)?.begin_sync().map_err(io("write content out"))?;
+        }
+        Ok(Reply::Ok)
     }
 
     /// `READ`.
@@ -76,8 +81,10 @@ impl Session {
                 }
                 len
             }
-            Source::Content(content) => payload.read_from(content.as_fd(), offset, size).map_err(io("read content"))?,
-            Source::Base(fd) => payload.read_from(fd.as_fd(), offset, size).map_err(io("read base"))?,
+            Source::Content(content) => {
+                nowait::read(payload, content.as_fd(), offset, size).map_err(io("read content"))?
+            }
+            Source::Base(fd) => nowait::read(payload, fd.as_fd(), offset, size).map_err(io("read base"))?,
         };
         Ok(Reply::Data { len: len as u32 })
     }
@@ -116,13 +123,15 @@ impl Session {
         edit.into_change().commit(self.core.store.as_ref())
     }
 
-    /// Whether a write to the node would have to copy first.
-    pub(super) fn would_copy(&self, node: NodeId) -> bool {
+    /// Whether a write to the node, or what `replaces` a content of the head's own, would have to copy first.
+    pub(super) fn would_copy(&self, node: NodeId, replaces: impl Fn(&ObjectRecord) -> bool) -> bool {
         let view = self.branch.view();
         let Ok(object) = self.object(&view, node) else { return false };
         match view.object(object) {
             Ok(Some(found)) => match found.value.body {
-                Body::File(FileBody::Content(id)) => !self.owned(id, view.head()).unwrap_or(false),
+                Body::File(FileBody::Content(id)) => {
+                    replaces(&found.value) || !self.owned(id, view.head()).unwrap_or(false)
+                }
                 Body::File(FileBody::Base) => true,
                 Body::File(FileBody::Hole { .. })
                 | Body::Directory { .. }
@@ -132,34 +141,6 @@ impl Session {
             Ok(None) => true,
             Err(_) => false,
         }
-    }
-
-    /// Sets the size; times follow as `ftruncate(2)` has them.
-    pub(super) fn resize(&self, view: &View, object: ObjectId, size: u64) -> FsResult<()> {
-        let length = i64::try_from(size).map_err(|_| FsError::FileTooBig)?;
-        let exclusive = self.branch.contents.exclusive(object);
-        let names = self.branch.names();
-        let mut edit = Edit::new(&self.core, view);
-        let now = edit.now;
-        let record = edit.record(object)?;
-        let Body::File(body) = record.body else {
-            return Err(if matches!(record.body, Body::Directory { .. }) {
-                FsError::IsDirectory
-            } else {
-                FsError::Invalid
-            });
-        };
-        let in_place = matches!(body, FileBody::Content(id) if self.owned(id, view.head())?);
-        if !in_place && (size == 0 || matches!(body, FileBody::Hole { .. })) {
-            record.body = Body::File(FileBody::Hole { size });
-            record.own_times = false;
-            (record.mtime, record.ctime) = (now, now);
-            return edit.into_change().commit(self.core.store.as_ref());
-        }
-        drop(edit);
-        drop(names);
-        let content = self.copy_up(view, object, &exclusive)?;
-        ftruncate(content.as_fd(), length).map_err(sys("set size"))
     }
 
     /// `FSYNC`: first the bytes, then the records that refer to them.
@@ -187,6 +168,11 @@ impl Session {
         }
         let (from, len) = (i64::try_from(offset), i64::try_from(length));
         let (Ok(from), Ok(len)) = (from, len) else { return Err(FsError::FileTooBig) };
+        // Before anything is copied.
+        from.checked_add(len).ok_or(FsError::FileTooBig)?;
+        if len == 0 {
+            return Err(FsError::Invalid);
+        }
         self.with_own_content(view, object, |fd| fallocate(fd, flags, from, len).map_err(sys("allocate")))?;
         Ok(Reply::Ok)
     }

@@ -20,7 +20,8 @@ impl Session {
         }
         let object = self.object(op.view, request.node)?;
         match &request.op {
-            wire::Op::Forget { .. } | wire::Op::Release { .. } | wire::Op::Flush { .. } => Ok(Reply::Ok),
+            wire::Op::Forget { .. } | wire::Op::Flush { .. } => Ok(Reply::Ok),
+            wire::Op::Release { flags, .. } => self.release(op.view, object, *flags),
             wire::Op::Lookup { name } => self.lookup(op.view, object, name),
             wire::Op::GetAttr => self.get_attr(op.view, object),
             wire::Op::SetAttr(set) => self.set_attr(op, object, set),
@@ -61,7 +62,7 @@ impl Session {
                 self.read_dir(op.view, object, *fh, *cookie, (*size as usize).min(payload.capacity()), *plus, payload)
             }
             wire::Op::ReleaseDir { fh } => {
-                self.listings.close(*fh);
+                self.listings.close(*fh, object);
                 Ok(Reply::Ok)
             }
             wire::Op::GetXattr { name, size } => self.get_xattr(op.view, object, name, *size as usize, payload),

@@ -2,9 +2,11 @@
 //!
 //! Whoever makes an `Edit` holds the branch's `names` lock until it is committed.
 
+use super::base::BaseStat;
 use super::change::Change;
 use super::error::{FsError, FsResult};
 use super::ids::ObjectId;
+use super::keys;
 use super::record::{Body, DirentRecord, FileBody, ObjectRecord};
 use super::state::Core;
 use super::view::{Child, View};
@@ -22,6 +24,8 @@ pub struct Edit<'a> {
     /// The batch.
     pub change: Change,
     records: BTreeMap<ObjectId, ObjectRecord>,
+    /// What the base has at the names that were asked for, so that each is looked up once.
+    base_names: BTreeMap<(ObjectId, Vec<u8>), Option<BaseStat>>,
     /// The time of the change.
     pub now: Timestamp,
 }
@@ -33,7 +37,7 @@ impl std::fmt::Debug for Edit<'_> {
 }
 
 /// The record that a base object would have if the branch had made it: what the base says now.
-pub fn record_from_base(view: &View, object: ObjectId) -> FsResult<ObjectRecord> {
+fn record_from_base(view: &View, object: ObjectId) -> FsResult<(ObjectRecord, BaseStat)> {
     let base = view.base_of(object).ok_or(FsError::Stale)?;
     let stat = base.stat(object)?;
     let a = stat.attr;
@@ -42,14 +46,14 @@ pub fn record_from_base(view: &View, object: ObjectId) -> FsResult<ObjectRecord>
         FileKind::Symlink => Body::Symlink { target: base.read_link(object)? },
         FileKind::Directory if object == view.root => Body::Directory { parent: object, name: Vec::new() },
         FileKind::Directory => {
-            let (parent, name) = base.locators(object).pop().ok_or(FsError::Stale)?;
+            let (parent, name) = base.place_of(object)?;
             Body::Directory { parent, name }
         }
         kind @ (FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice) => {
             Body::Special { kind, rdev: a.rdev }
         }
     };
-    Ok(ObjectRecord {
+    let record = ObjectRecord {
         mode: a.mode & 0o7777,
         uid: a.uid,
         gid: a.gid,
@@ -60,18 +64,23 @@ pub fn record_from_base(view: &View, object: ObjectId) -> FsResult<ObjectRecord>
         btime: a.btime,
         own_times: false,
         body,
-    })
+    };
+    Ok((record, stat))
+}
+
+/// What an object is now.
+pub fn body_of(view: &View, object: ObjectId) -> FsResult<Body> {
+    match view.object(object)? {
+        Some(found) => Ok(found.value.body),
+        None => Ok(record_from_base(view, object)?.0.body),
+    }
 }
 
 /// The directory that a directory is in; `None` for a root or one that is gone.
 pub fn parent_of(view: &View, dir: ObjectId) -> FsResult<Option<ObjectId>> {
-    let body = match view.object(dir)? {
-        Some(found) => found.value.body,
-        None => match record_from_base(view, dir) {
-            Ok(record) => record.body,
-            Err(FsError::Stale) => return Ok(None),
-            Err(e) => return Err(e),
-        },
+    let body = match body_of(view, dir) {
+        Err(FsError::Stale) => return Ok(None),
+        body => body?,
     };
     match body {
         Body::Directory { parent, .. } => Ok((dir != view.root).then_some(parent)),
@@ -82,28 +91,25 @@ pub fn parent_of(view: &View, dir: ObjectId) -> FsResult<Option<ObjectId>> {
 impl<'a> Edit<'a> {
     /// Nothing changed yet.
     pub fn new(core: &'a Core, view: &'a View) -> Self {
-        Self { core, view, change: Change::new(view), records: BTreeMap::new(), now: core.clock.now() }
+        let (records, base_names) = (BTreeMap::new(), BTreeMap::new());
+        Self { core, view, change: Change::new(view), records, base_names, now: core.clock.now() }
     }
 
     /// The record of an object, to be changed. For a base object's first change its pre-image is kept.
     pub fn record(&mut self, object: ObjectId) -> FsResult<&mut ObjectRecord> {
         if !self.records.contains_key(&object) {
-            let record = match self.view.object(object)? {
-                Some(found) => found.value,
-                None => {
-                    let record = record_from_base(self.view, object)?;
-                    if let Some(base) = self.view.base_of(object) {
-                        let identity = base.stat(object)?.identity();
-                        self.change.preimage(self.core.store.as_ref(), object, &identity);
-                    }
-                    record
+            if let Some(found) = self.view.object(object)? {
+                self.records.insert(object, found.value);
+            } else {
+                let (record, stat) = record_from_base(self.view, object)?;
+                self.change.preimage(self.core.store.as_ref(), object, &stat.identity());
+                if let Some(base) = self.view.base_of(object) {
+                    base.pin(object, &mut self.change.batch);
                 }
-            };
-            let kind = record.kind();
-            let first = self.view.base_of(object).is_some() && self.view.object(object)?.is_none();
-            self.records.insert(object, record);
-            if first && kind != FileKind::Directory {
-                self.pin(object, kind)?;
+                self.records.insert(object, record);
+                if stat.kind != FileKind::Directory {
+                    self.pin(object, stat.kind)?;
+                }
             }
         }
         self.records.get_mut(&object).ok_or(FsError::Stale)
@@ -123,7 +129,7 @@ impl<'a> Edit<'a> {
         }
         for (dir, name) in base.locators(object) {
             let undecided = self.view.dirent(dir, &name)?.is_none();
-            if undecided && base.lookup(dir, &name)?.is_some_and(|s| s.object == object) {
+            if undecided && self.base_name(dir, &name)?.is_some_and(|s| s.object == object) {
                 self.put_name(dir, &name, object, kind)?;
             }
         }
@@ -156,11 +162,37 @@ impl<'a> Edit<'a> {
         Ok(())
     }
 
-    fn note_base_name(&mut self, dir: ObjectId, name: &[u8]) -> FsResult<Option<ObjectId>> {
+    /// What the base has at a name.
+    fn base_name(&mut self, dir: ObjectId, name: &[u8]) -> FsResult<Option<BaseStat>> {
         let Some(base) = self.view.base_of(dir) else { return Ok(None) };
-        let found = base.lookup(dir, name)?.map(|s| s.object);
-        self.change.prename(self.core.store.as_ref(), dir, name, found);
+        let key = (dir, name.to_vec());
+        if let Some(found) = self.base_names.get(&key) {
+            return Ok(*found);
+        }
+        let found = base.lookup(dir, name)?;
+        self.base_names.insert(key, found);
         Ok(found)
+    }
+
+    /// Where `name` leads in `dir` before this change.
+    pub fn child(&mut self, dir: ObjectId, name: &[u8]) -> FsResult<Option<Child>> {
+        match self.view.dirent(dir, name)?.map(|v| v.value) {
+            Some(DirentRecord::Whiteout) => Ok(None),
+            Some(DirentRecord::Entry { object, kind }) => Ok(Some(Child { object, kind, found: None })),
+            None => {
+                let found = self.base_name(dir, name)?;
+                Ok(found.map(|found| Child { object: found.object, kind: found.kind, found: Some(found) }))
+            }
+        }
+    }
+
+    /// Keeps what the base has at a name that changes for the first time.
+    fn note_base_name(&mut self, dir: ObjectId, name: &[u8]) -> FsResult<()> {
+        if self.view.base_of(dir).is_some() && !self.change.has_prename(self.core.store.as_ref(), dir, name) {
+            let found = self.base_name(dir, name)?.map(|s| s.object);
+            self.change.prename(self.core.store.as_ref(), dir, name, found);
+        }
+        Ok(())
     }
 
     /// Makes `name` lead to `object`.
@@ -170,15 +202,21 @@ impl<'a> Edit<'a> {
         Ok(())
     }
 
+    /// Whether `name` leads somewhere without the head's record.
+    fn is_inherited(&mut self, dir: ObjectId, name: &[u8]) -> FsResult<bool> {
+        for &epoch in self.view.chain.iter().skip(1) {
+            if let Some(bytes) = self.core.store.get(&keys::dirent(dir, epoch, name)) {
+                let record = DirentRecord::decode(&bytes).map_err(|_| FsError::Damaged("dirent"))?;
+                return Ok(record != DirentRecord::Whiteout);
+            }
+        }
+        Ok(self.base_name(dir, name)?.is_some())
+    }
+
     /// Removes `name`.
     pub fn remove_name(&mut self, dir: ObjectId, name: &[u8]) -> FsResult<()> {
-        let in_base = self.note_base_name(dir, name)?.is_some();
-        let older = View { chain: self.view.chain.iter().skip(1).copied().collect(), ..self.view.clone() };
-        let inherited = match older.dirent(dir, name)?.map(|v| v.value) {
-            Some(DirentRecord::Entry { .. }) => true,
-            Some(DirentRecord::Whiteout) => false,
-            None => in_base,
-        };
+        self.note_base_name(dir, name)?;
+        let inherited = self.is_inherited(dir, name)?;
         self.change.dirent(dir, name, DirentRecord::Whiteout, inherited);
         self.change.batch.reclaims = true;
         Ok(())

@@ -72,11 +72,16 @@ pub fn commit(id: u64) -> Vec<u8> {
 pub fn content(id: ContentId) -> Vec<u8> {
     key(b'K', &[id.0], &[])
 }
+/// `L branch session` → [`super::member::Member`].
+pub fn member(branch: BranchId, session: SessionId) -> Vec<u8> {
+    key(b'L', &[branch.0, session.0], &[])
+}
 /// `M name` → a counter's or setting's value.
 pub fn meta(name: &str) -> Vec<u8> {
     key(b'M', &[], name.as_bytes())
 }
-/// `N base object parent name` → empty: where the base has this object.
+/// `N base object parent name` → birth time (i64 seconds, u32 nanoseconds) of a changed base object, or of a
+/// directory on the way to one, at this place; empty where the birth time is not known.
 pub fn locator(base: BaseId, object: ObjectId, parent: ObjectId, name: &[u8]) -> Vec<u8> {
     key(b'N', &[base.0, object.0, parent.0], name)
 }
@@ -108,6 +113,10 @@ pub fn snapshot(branch: BranchId, name: &str) -> Vec<u8> {
 /// `U branch object` → empty: the object has no name left but may be open.
 pub fn orphan(branch: BranchId, object: ObjectId) -> Vec<u8> {
     key(b'U', &[branch.0, object.0], &[])
+}
+/// `W base index` → which inode numbers the window stands for.
+pub fn window(base: BaseId, index: u64) -> Vec<u8> {
+    key(b'W', &[base.0, index], &[])
 }
 /// `X object epoch` → [`super::record::XattrSet`].
 pub fn xattrs(object: ObjectId, epoch: EpochId) -> Vec<u8> {

@@ -114,7 +114,7 @@ impl Session {
         let _names = self.branch.names();
         let mut edit = Edit::new(&self.core, op.view);
         let record = self.fresh_record(&mut edit, op, dir, fresh)?;
-        if op.view.child(dir, name)?.is_some() {
+        if edit.child(dir, name)?.is_some() {
             return Err(FsError::Exists);
         }
         edit.touch_directory(dir, i32::from(kind == FileKind::Directory))?;
@@ -172,7 +172,7 @@ impl Session {
             return Err(FsError::NotPermitted);
         }
         edit.live_directory(dir)?;
-        if op.view.child(dir, name)?.is_some() {
+        if edit.child(dir, name)?.is_some() {
             return Err(FsError::Exists);
         }
         edit.add_link(target)?;
@@ -190,7 +190,7 @@ impl Session {
         let _names = self.branch.names();
         let mut edit = Edit::new(&self.core, op.view);
         edit.live_directory(dir)?;
-        let child = op.view.child(dir, name)?.ok_or(FsError::NotFound)?;
+        let child = edit.child(dir, name)?.ok_or(FsError::NotFound)?;
         match (child.kind == FileKind::Directory, directory) {
             (true, false) => return Err(FsError::IsDirectory),
             (false, true) => return Err(FsError::NotDirectory),

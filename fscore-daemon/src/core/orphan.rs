@@ -13,14 +13,20 @@ use shm_transport::wire::{NodeId, Reply};
 impl Session {
     /// `FORGET`: the kernel holds these nodes no longer.
     pub(super) fn forget(&self, view: &View, nodes: impl Iterator<Item = NodeId>) -> FsResult<Reply> {
-        // Another mount of the branch may hold the object; then the last mount's end gives it back.
-        let alone = lock(&self.branch.sessions).len() <= 1;
+        let mut orphans = Vec::new();
         for node in nodes {
             let Ok(object) = self.object(view, node) else { continue };
             lock(&self.seen).remove(&object);
-            if alone && self.core.store.get(&keys::orphan(self.branch.id, object)).is_some() {
-                reclaim(&self.core, &self.branch, view, object)?;
+            lock(&self.doubtful).remove(&object);
+            lock(&self.emptied).remove(&object);
+            if self.core.store.get(&keys::orphan(self.branch.id, object)).is_some() {
+                orphans.push(object);
             }
+        }
+        // Another mount of the branch, attached or on its way back, may hold them; then the last mount's end
+        // gives them back.
+        if !orphans.is_empty() && self.core.members_of(self.branch.id)?.len() <= 1 {
+            reclaim_each(&self.core, &self.branch, view, orphans)?;
         }
         Ok(Reply::Ok)
     }
@@ -38,10 +44,14 @@ pub fn reclaim_all(core: &Core, branch: &Branch) -> FsResult<()> {
         }
         ours
     });
-    for object in orphans {
-        reclaim(core, branch, &view, object)?;
-    }
-    Ok(())
+    reclaim_each(core, branch, &view, orphans)
+}
+
+/// Gives back all that it can; the first failure is told.
+fn reclaim_each(core: &Core, branch: &Branch, view: &View, orphans: Vec<ObjectId>) -> FsResult<()> {
+    let failed =
+        orphans.into_iter().filter_map(|object| reclaim(core, branch, view, object).err()).reduce(|first, _| first);
+    failed.map_or(Ok(()), Err)
 }
 
 fn reclaim(core: &Core, branch: &Branch, view: &View, object: ObjectId) -> FsResult<()> {

@@ -2,12 +2,14 @@
 //! other: an object is named by its number, wherever its name is.
 
 use super::edit::{Edit, parent_of};
-use super::error::{FsError, FsResult};
+use super::error::{FsError, FsResult, io};
 use super::ids::ObjectId;
-use super::record::Body;
+use super::record::{Body, DirentRecord, FileBody};
 use super::session::{Op, Session};
 use super::view::{Child, View};
-use shm_transport::wire::{FileKind, Reply};
+use crate::content::Content;
+use shm_transport::wire::{FileKind, NodeId, Reply};
+use std::sync::Arc;
 
 /// A name in a directory.
 type Place<'a> = (ObjectId, &'a [u8]);
@@ -29,12 +31,17 @@ impl Session {
         if flags & !(libc::RENAME_EXCHANGE | libc::RENAME_NOREPLACE) != 0 || (exchange && !replace) {
             return Err(FsError::Invalid);
         }
+        // Before the names are taken, for it takes long. Who writes to the file meanwhile does so at the same time
+        // as the rename.
+        if let Some(content) = self.unsynced_replacement(op.view, from, to, flags)? {
+            content.sync(true).map_err(io("sync what replaces a file"))?;
+        }
         let _names = self.branch.names();
         let mut edit = Edit::new(&self.core, op.view);
         edit.live_directory(from.0)?;
         edit.live_directory(to.0)?;
-        let source = op.view.child(from.0, from.1)?.ok_or(FsError::NotFound)?;
-        let target = op.view.child(to.0, to.1)?;
+        let source = edit.child(from.0, from.1)?.ok_or(FsError::NotFound)?;
+        let target = edit.child(to.0, to.1)?;
         if target.is_some() && !replace {
             return Err(FsError::Exists);
         }
@@ -72,6 +79,40 @@ impl Session {
             }
         }
         self.finish(op, edit.into_change(), Reply::Ok, self.core.store.as_ref())
+    }
+
+    /// The content, not durable yet, that a rename gives the name of something else. Once the rename is durable
+    /// the name must not lead to less.
+    fn unsynced_replacement(
+        &self,
+        view: &View,
+        from: Place<'_>,
+        to: Place<'_>,
+        flags: u32,
+    ) -> FsResult<Option<Arc<Content>>> {
+        if flags & libc::RENAME_NOREPLACE != 0 {
+            return Ok(None);
+        }
+        // A file that the branch changed has a record at each of its names.
+        let Some(DirentRecord::Entry { object, kind: FileKind::Regular }) =
+            view.dirent(from.0, from.1)?.map(|v| v.value)
+        else {
+            return Ok(None);
+        };
+        let Some(Body::File(FileBody::Content(id))) = view.object(object)?.map(|v| v.value.body) else {
+            return Ok(None);
+        };
+        let content = self.content(id)?;
+        let replaces = content.is_dirty() && view.child(to.0, to.1)?.is_some();
+        Ok(replaces.then_some(content))
+    }
+
+    /// Whether a rename would have to wait for a disk.
+    pub(super) fn would_sync(&self, dir: NodeId, name: &[u8], to: (NodeId, &[u8]), flags: u32) -> bool {
+        let view = self.branch.view();
+        let (Ok(from_dir), Ok(to_dir)) = (self.object(&view, dir), self.object(&view, to.0)) else { return false };
+        // What fails now fails again where it is told.
+        matches!(self.unsynced_replacement(&view, (from_dir, name), (to_dir, to.1), flags), Ok(Some(_)))
     }
 }
 

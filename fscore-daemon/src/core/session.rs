@@ -1,18 +1,19 @@
 //! One mount's end of the core: turns typed requests into operations on its branch's view, and makes
 //! every mutation happen exactly once.
 
-use super::attr::attributes;
+use super::attr::{attributes, changes_record};
 use super::change::Change;
 use super::error::{FsError, FsResult};
 use super::ids::{ContentId, EpochId, ObjectId};
 use super::keys;
 use super::listing::Listings;
+use super::member::Member;
 use super::record::{ContentRecord, ReplyRecord};
 use super::state::{Branch, Core, lock};
 use super::view::{Child, View};
 use crate::content::Content;
 use crate::errno::errno;
-use crate::store::{Batch, Store};
+use crate::store::Store;
 use shm_transport::Context;
 use shm_transport::mem::Payload;
 use shm_transport::wire::{
@@ -20,6 +21,8 @@ use shm_transport::wire::{
     encode_reply,
 };
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 /// How long the kernel may keep what only the branch can change, in nanoseconds: we would tell it.
@@ -52,6 +55,8 @@ pub struct Session {
     pub(super) seen: Mutex<HashMap<ObjectId, (Timestamp, u64)>>,
     /// Copied up from a base file that changed after its pages were given out: the next open drops them.
     pub(super) doubtful: Mutex<HashSet<ObjectId>>,
+    /// Cut to nothing since they were opened: what replaced their bytes is written out when they are closed.
+    pub(super) emptied: Mutex<HashSet<ObjectId>>,
     replies: Mutex<HashMap<SlotIndex, RequestId>>,
 }
 
@@ -62,8 +67,15 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// Takes up a session, new or known from before a crash.
-    pub fn open(core: Arc<Core>, id: SessionId, branch: Arc<Branch>, read_only: bool) -> FsResult<Arc<Self>> {
+    /// Takes up a session, new or known from before a crash. `mountpoint` is what users are told.
+    pub fn open(
+        core: Arc<Core>,
+        id: SessionId,
+        branch: Arc<Branch>,
+        read_only: bool,
+        mountpoint: &Path,
+    ) -> FsResult<Arc<Self>> {
+        core.join(&Member::new(id, branch.id, read_only, mountpoint))?;
         let mut replies = HashMap::new();
         let prefix = keys::prefix(b'R', &[id.0]);
         let mut damaged = false;
@@ -89,27 +101,35 @@ impl Session {
         drop(sessions);
         let replies = Mutex::new(replies);
         let listings = Listings::new(core.cookie_key);
-        let (seen, doubtful) = (Mutex::default(), Mutex::default());
-        Ok(Arc::new(Self { id, branch, read_only, core, listings, seen, doubtful, replies }))
+        let (seen, doubtful, emptied) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { id, branch, read_only, core, listings, seen, doubtful, emptied, replies }))
     }
 
     /// The mount is gone for good: gives back what it held.
     pub fn close(&self) -> FsResult<()> {
-        let mut sessions = lock(&self.branch.sessions);
-        sessions.retain(|s| *s != self.id);
-        let last = sessions.is_empty();
-        drop(sessions);
-        forget_replies(self.core.store.as_ref(), self.id)?;
-        if last { super::orphan::reclaim_all(&self.core, &self.branch) } else { Ok(()) }
+        self.core.end_session(self.id).map(drop)
     }
 
-    /// Whether the request may wait for a disk or copy much.
+    /// Whether the request may wait for a disk, for a copy, or copy much.
     pub fn may_block(&self, request: &Request) -> bool {
+        // The root's number is no file's: which lock it has does not matter.
+        let held = |exclusive| self.branch.contents.is_held(ObjectId(request.node.0), exclusive);
         if let wire::Op::SetAttr(set) = &request.op {
-            return set.size.is_some_and(|s| s > 0) && self.would_copy(request.node);
+            let of_content = set.size.is_some() || set.atime.is_some() || set.mtime.is_some();
+            let copies = || self.would_copy(request.node, |record| changes_record(record, set));
+            return of_content && held(true) || set.size.is_some_and(|size| size > 0) && copies();
         }
         if matches!(request.op, wire::Op::Write { .. }) {
-            return self.would_copy(request.node);
+            return held(false) || self.would_copy(request.node, |_| false);
+        }
+        if let wire::Op::Open { flags, .. } = request.op {
+            return flags & libc::O_TRUNC as u32 != 0 && held(true);
+        }
+        if let wire::Op::Rename { name, new_parent, new_name, flags } = &request.op {
+            return self.would_sync(request.node, name, (*new_parent, new_name), *flags);
+        }
+        if matches!(request.op, wire::Op::Release { .. }) {
+            return lock(&self.emptied).contains(&ObjectId(request.node.0));
         }
         matches!(
             request.op,
@@ -135,7 +155,13 @@ impl Session {
         }
         let view = self.branch.view();
         let op = Op { ctx, caller: request.caller, view: &view };
-        match self.dispatch(&op, request, payload, payload_len as usize) {
+        let result = self.dispatch(&op, request, payload, payload_len as usize);
+        self.reply(request, result)
+    }
+
+    /// The reply that tells a result.
+    pub(super) fn reply(&self, request: &Request, result: FsResult<Reply>) -> Reply {
+        match result {
             Ok(reply) => reply,
             Err(e) => {
                 if matches!(e, FsError::Store(_) | FsError::Damaged(_)) {
@@ -155,7 +181,9 @@ impl Session {
         let bytes = self.core.store.get(&keys::reply(self.id, slot)).ok_or(FsError::Damaged("reply missing"))?;
         let record = ReplyRecord::decode(&bytes)?;
         let reply = decode_reply(&record.reply).map_err(|_| FsError::Damaged("recorded reply"))?;
-        Ok((record.id == id).then_some(reply))
+        Ok((record.id == id).then_some(reply).inspect(|_| {
+            self.core.counts.replays.fetch_add(1, Ordering::Relaxed);
+        }))
     }
 
     /// Commits a mutation together with its reply.
@@ -199,7 +227,7 @@ impl Session {
         let (attr, own) = attributes(&self.core, view, child.object, child.found)?;
         Ok(Entry {
             node: self.node(view, child.object)?,
-            generation: 0,
+            generation: generation(child.object, attr.btime),
             attr,
             entry_valid_ns: self.valid(view, child.found.is_none()),
             attr_valid_ns: self.valid(view, own),
@@ -239,21 +267,14 @@ impl Session {
     }
 }
 
-/// Drops the recorded replies of a session that is over.
-pub fn forget_replies(store: &dyn Store, id: SessionId) -> FsResult<()> {
-    let prefix = keys::prefix(b'R', &[id.0]);
-    let mut batch = Batch { reclaims: true, ..Batch::default() };
-    store.scan(&prefix, &mut |key, _| {
-        let ours = key.starts_with(&prefix);
-        if ours {
-            batch.delete(key);
-        }
-        ours
-    });
-    if !batch.is_empty() {
-        store.commit(&batch)?;
+/// Which of the objects that the host gave one inode number to, one after the other. The kernel keeps no
+/// inode of an earlier one.
+fn generation(object: ObjectId, born: Timestamp) -> u64 {
+    if object.is_base() {
+        born.sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(u64::from(born.nsec))
+    } else {
+        0
     }
-    Ok(())
 }
 
 /// Whether the operation needs the record of its reply: everything that writes a batch of its own.

@@ -15,6 +15,7 @@ use crate::content::{Content, Contents};
 use crate::store::{Batch, Store};
 use shm_transport::wire::SessionId;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
@@ -75,6 +76,15 @@ impl ContentLocks {
     pub fn shared(&self, object: ObjectId) -> RwLockReadGuard<'_, ()> {
         self.of(object).read().unwrap_or_else(PoisonError::into_inner)
     }
+    /// Whether taking the lock would wait now: for a copy-up, or (`exclusive`) for anybody.
+    pub fn is_held(&self, object: ObjectId, exclusive: bool) -> bool {
+        use std::sync::TryLockError::WouldBlock;
+        if exclusive {
+            matches!(self.of(object).try_write(), Err(WouldBlock))
+        } else {
+            matches!(self.of(object).try_read(), Err(WouldBlock))
+        }
+    }
     /// To copy up or to change the size.
     pub fn exclusive(&self, object: ObjectId) -> RwLockWriteGuard<'_, ()> {
         self.of(object).write().unwrap_or_else(PoisonError::into_inner)
@@ -110,8 +120,21 @@ impl Branch {
     }
 }
 
+/// What the core did since it was opened.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Mutations answered from the record of an earlier run.
+    pub replays: AtomicU64,
+    /// Files copied before their first change.
+    pub copy_ups: AtomicU64,
+    /// Syncs of the store.
+    pub syncs: AtomicU64,
+}
+
 /// Everything that sessions share.
 pub struct Core {
+    /// See [`Counts`].
+    pub counts: Counts,
     /// Metadata.
     pub store: Arc<dyn Store>,
     /// File contents.
@@ -158,6 +181,7 @@ impl Core {
             revival: Mutex::default(),
             branches: Mutex::default(),
             bases: Mutex::default(),
+            counts: Counts::default(),
             store,
             contents,
             clock,
@@ -171,6 +195,7 @@ impl Core {
             .stack_size(256 << 10)
             .spawn(move || reap(&weak, &doom, mark))
             .map_err(super::error::io("start the reaper"))?;
+        core.settle();
         Ok(core)
     }
 
@@ -182,6 +207,7 @@ impl Core {
             lock(&self.doom.state).ids.extend(doomed);
             return Err(e.into());
         }
+        self.counts.syncs.fetch_add(1, Ordering::Relaxed);
         for id in doomed {
             self.contents.remove(id).map_err(super::error::io("remove content"))?;
         }

@@ -133,37 +133,43 @@ impl View {
         if damaged { Err(FsError::Damaged("dirent")) } else { Ok(names) }
     }
 
-    /// Every name in `dir`, in byte order: recorded names and the base's that no record decides.
-    pub fn names(&self, dir: ObjectId) -> FsResult<BTreeMap<Vec<u8>, (ObjectId, FileKind)>> {
+    /// Visits every name in `dir` until `visit` answers `false`: recorded names in byte order, and the base's
+    /// that no record decides in the host's.
+    pub fn each_name(&self, dir: ObjectId, mut visit: impl FnMut(&[u8], ObjectId, FileKind) -> bool) -> FsResult<()> {
         let recorded = self.recorded_names(dir)?;
+        for (name, record) in &recorded {
+            if let DirentRecord::Entry { object, kind } = record
+                && !visit(name, *object, *kind)
+            {
+                return Ok(());
+            }
+        }
+        match self.base_of(dir) {
+            // A removed directory inherits nothing any more.
+            Some(base) if self.object(dir)?.is_none_or(|v| v.value.nlink > 0) => {
+                base.each(dir, &mut |name, object, kind| recorded.contains_key(name) || visit(name, object, kind))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Every name in `dir`, in byte order.
+    pub fn names(&self, dir: ObjectId) -> FsResult<BTreeMap<Vec<u8>, (ObjectId, FileKind)>> {
         let mut names = BTreeMap::new();
-        if let Some(base) = self.base_of(dir) {
-            let dead = self.object(dir)?.is_some_and(|v| v.value.nlink == 0);
-            if !dead {
-                for entry in base.list(dir)? {
-                    if !recorded.contains_key(&entry.name) {
-                        names.insert(entry.name, (entry.object, entry.kind));
-                    }
-                }
-            }
-        }
-        for (name, record) in recorded {
-            if let DirentRecord::Entry { object, kind } = record {
-                names.insert(name, (object, kind));
-            }
-        }
+        self.each_name(dir, |name, object, kind| {
+            names.insert(name.to_vec(), (object, kind));
+            true
+        })?;
         Ok(names)
     }
 
     /// Whether `dir` has no names.
     pub fn is_empty(&self, dir: ObjectId) -> FsResult<bool> {
-        let recorded = self.recorded_names(dir)?;
-        if recorded.values().any(|r| matches!(r, DirentRecord::Entry { .. })) {
-            return Ok(false);
-        }
-        match self.base_of(dir) {
-            None => Ok(true),
-            Some(base) => Ok(base.list(dir)?.iter().all(|e| recorded.contains_key(&e.name))),
-        }
+        let mut empty = true;
+        self.each_name(dir, |_, _, _| {
+            empty = false;
+            false
+        })?;
+        Ok(empty)
     }
 }

@@ -1,24 +1,28 @@
 //! Control connections: call lines in, answer lines out.
 
 use super::Daemon;
-use super::failure::{failure, hinted};
-use super::session::{self, Kept, Mounts};
+use super::ending;
+use super::session::{self, Kept};
 use crate::core::state::lock;
+use crate::failure::refuse;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shm_transport::control::line::{Line, LineError, LineStream, Peer};
-use shm_transport::control::{Answer, Call, Command, ErrorCode, Failure, LINE_MAX, Status, VERSION};
+use shm_transport::control::{Answer, Call, Command, ErrorCode, Failure, LINE_MAX, MountInfo, Status, VERSION};
 use shm_transport::handshake::Attach;
 use shm_transport::stats::Counter;
 use std::io::Read;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 /// A peer that does not read its answer for so long is given up.
 const WRITE_MAX: Duration = Duration::from_secs(30);
+/// A line that was begun must be whole after so long.
+const LINE_TIME: Duration = Duration::from_secs(30);
 /// Longest silence while the rest of a refused line is read away.
 const LINGER: Duration = Duration::from_millis(200);
 /// Most bytes that are read away.
@@ -39,7 +43,7 @@ enum Outcome {
 }
 
 /// Refuses a connection with one answer.
-pub(super) fn refuse(stream: UnixStream, refusal: Failure) {
+pub(super) fn turn_away(stream: UnixStream, refusal: Failure) {
     let told = stream.set_write_timeout(Some(LINGER)).map_err(LineError::from);
     let told = told.and_then(|()| LineStream::new(stream).write(&Answer::Error(refusal)));
     if let Err(error) = told {
@@ -54,9 +58,11 @@ pub(super) fn converse(daemon: &Daemon, stream: UnixStream) {
         Ok(peer) => {
             tracing::warn!(uid = peer.uid, pid = peer.pid, "refused a connection of another user");
             let message = format!("this daemon serves user {} and root only", nix::unistd::geteuid());
-            refuse(
+            turn_away(
                 stream,
-                hinted(ErrorCode::Denied, message, "run a daemon of your own: leave out --socket and --store"),
+                refuse(ErrorCode::Denied, message)
+                    .hint("run a daemon of your own: leave out --socket and --store")
+                    .done(),
             );
             return;
         }
@@ -76,18 +82,18 @@ pub(super) fn converse(daemon: &Daemon, stream: UnixStream) {
 
 fn talk(daemon: &Daemon, mut lines: LineStream, peer: Peer) -> Result<(), LineError> {
     loop {
-        let line = match lines.read() {
+        let line = match lines.read_within(Some(LINE_TIME)) {
             Ok(Some(line)) => line,
             Ok(None) => return Ok(()),
             Err(error @ LineError::TooLong) => {
-                lines.write(&Answer::Error(failure(ErrorCode::Usage, error.to_string())))?;
+                lines.write(&Answer::Error(refuse(ErrorCode::Usage, error.to_string()).done()))?;
                 linger(&lines.into_stream());
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
         let outcome = match understand(&line) {
-            Ok(command) => obey(daemon, command, line.fds, peer),
+            Ok(command) => obey(daemon, command, line.fds, peer, lines.stream()),
             Err(refusal) => Outcome::Answer(Err(refusal)),
         };
         daemon.stats.add(Counter::ControlCalls, 1);
@@ -134,26 +140,27 @@ fn answer(lines: &mut LineStream, result: Result<Value, Failure>) -> Result<(), 
     match lines.write(&answer) {
         Err(LineError::TooLong) => {
             let message = format!("the answer exceeds {LINE_MAX} bytes");
-            lines.write(&Answer::Error(hinted(ErrorCode::Internal, message, "ask for a smaller part")))
+            lines.write(&Answer::Error(refuse(ErrorCode::Internal, message).hint("ask for a smaller part").done()))
         }
         other => other,
     }
 }
 
 fn understand(line: &Line) -> Result<Command, Failure> {
-    let unclear = |e: LineError| failure(ErrorCode::Usage, e.to_string());
+    let unclear = |e: LineError| refuse(ErrorCode::Usage, e.to_string()).done();
     let Spoken { v } = line.parse().map_err(unclear)?;
     if v != VERSION {
-        return Err(hinted(
+        return Err(refuse(
             ErrorCode::Version,
             format!("the call speaks version {v} of the control protocol, this daemon version {VERSION}"),
-            "use an agentfs and an agentfsd of one release; restart the daemon after an update",
-        ));
+        )
+        .hint("use an agentfs and an agentfsd of one release; restart the daemon after an update")
+        .done());
     }
     line.parse::<Call>().map(|call| call.command).map_err(unclear)
 }
 
-fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer) -> Outcome {
+fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer, stream: &UnixStream) -> Outcome {
     let done = catch_unwind(AssertUnwindSafe(|| match command {
         Command::Shutdown => Outcome::Stop,
         Command::Attach { session, branch, mountpoint, read_only, epoch } => {
@@ -164,8 +171,9 @@ fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer) -> Out
             }
         }
         Command::Detach { session } => Outcome::Answer(session::detach(daemon, session).map(|()| Value::Null)),
-        Command::Status => Outcome::Answer(value(&status(daemon))),
-        Command::Mounts => Outcome::Answer(value(&daemon.mounts.list())),
+        Command::EndSession { session } => Outcome::Answer(ending::end(daemon, session).map(|()| Value::Null)),
+        Command::Status => Outcome::Answer(session::list(daemon).and_then(|mounts| value(&status(daemon, &mounts)))),
+        Command::Mounts => Outcome::Answer(session::list(daemon).and_then(|mounts| value(&mounts))),
         command @ (Command::BranchCreate { .. }
         | Command::BranchList
         | Command::BranchShow { .. }
@@ -177,28 +185,51 @@ fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer) -> Out
         | Command::CommitPrepare { .. }
         | Command::CommitFinish { .. }
         | Command::CommitAbort { .. }
-        | Command::CommitPending) => Outcome::Answer(of_branches(daemon, &command)),
+        | Command::CommitPending) => Outcome::Answer(of_branches(daemon, &command, stream)),
     }));
     done.unwrap_or_else(|_| {
         let message = "the daemon failed in the middle of the call";
-        Outcome::Answer(Err(hinted(ErrorCode::Internal, message, "this is a defect; the daemon's log tells more")))
+        Outcome::Answer(Err(refuse(ErrorCode::Internal, message)
+            .hint("this is a defect; the daemon's log tells more")
+            .done()))
     })
 }
 
-fn of_branches(daemon: &Daemon, command: &Command) -> Result<Value, Failure> {
-    // These ask whether a branch is mounted; it must stay so until they are done.
-    let excludes_mounts =
-        matches!(command, Command::BranchDelete { .. } | Command::CommitPrepare { .. } | Command::CommitFinish { .. });
-    let _admin = excludes_mounts.then(|| lock(&daemon.admin));
+fn of_branches(daemon: &Daemon, command: &Command, stream: &UnixStream) -> Result<Value, Failure> {
+    let prepares = matches!(command, Command::CommitPrepare { dry_run: false, .. });
+    // The first ones ask whether a branch is mounted; it must stay so until they are done. Who asks for
+    // pending commits must not be told of none while one is being prepared.
+    let alone = prepares
+        || matches!(
+            command,
+            Command::BranchDelete { .. }
+                | Command::CommitPrepare { .. }
+                | Command::CommitFinish { .. }
+                | Command::CommitPending
+        );
+    let _admin = alone.then(|| lock(&daemon.admin));
+    // A commit is carried out by who prepares it. One that was killed meanwhile gets none: whoever looks
+    // after its death would find a commit begun that nobody goes on with.
+    if prepares && is_gone(stream) {
+        return Err(refuse(ErrorCode::Usage, "who asked for the commit is gone").done());
+    }
     let mut value = daemon.branches.handle(command)?;
     if matches!(command, Command::BranchCreate { .. } | Command::BranchList | Command::BranchShow { .. }) {
-        fill_mounts(&daemon.mounts, &mut value);
+        fill_mounts(&session::list(daemon)?, &mut value);
     }
     Ok(value)
 }
 
+/// Whether the peer has closed the connection, as its death does.
+fn is_gone(stream: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    // An error of the call itself says nothing about the peer.
+    let found = poll(&mut fds, PollTimeout::ZERO);
+    found.is_ok_and(|found| found > 0)
+}
+
 /// Tells of each branch where it is mounted.
-fn fill_mounts(mounts: &Mounts, value: &mut Value) {
+fn fill_mounts(mounts: &[MountInfo], value: &mut Value) {
     if let Value::Array(branches) = value {
         for branch in branches {
             fill_mounts(mounts, branch);
@@ -206,13 +237,13 @@ fn fill_mounts(mounts: &Mounts, value: &mut Value) {
     } else if let Value::Object(branch) = value
         && let Some(Value::String(name)) = branch.get("name")
     {
-        let places = mounts.of_branch(name);
-        let places = places.iter().map(|place| Value::String(place.to_string_lossy().into_owned())).collect();
+        let places = mounts.iter().filter(|mount| mount.branch == *name);
+        let places = places.map(|mount| Value::String(mount.mountpoint.to_string_lossy().into_owned())).collect();
         branch.insert("mounts".into(), Value::Array(places));
     }
 }
 
-fn status(daemon: &Daemon) -> Status {
+fn status(daemon: &Daemon, mounts: &[MountInfo]) -> Status {
     let (branches, snapshots) = daemon.branches.counts();
     Status {
         pid: std::process::id() as i32,
@@ -223,12 +254,13 @@ fn status(daemon: &Daemon) -> Status {
         recoveries: daemon.recoveries,
         branches,
         snapshots,
-        mounts: daemon.mounts.count(),
+        mounts: mounts.len() as u64,
         allow_base: daemon.config.allow_base.clone(),
         refusing_writes: daemon.store.refusing_writes(),
     }
 }
 
 fn value(data: &impl Serialize) -> Result<Value, Failure> {
-    serde_json::to_value(data).map_err(|e| failure(ErrorCode::Internal, format!("the answer cannot be written: {e}")))
+    serde_json::to_value(data)
+        .map_err(|e| refuse(ErrorCode::Internal, format!("the answer cannot be written: {e}")).done())
 }

@@ -5,7 +5,7 @@
 //! over this link is answered: the frontend takes the end of the socket for the end of all writing.
 
 use crate::core::session::Session;
-use crate::core::state::lock;
+use crate::core::state::{Core, lock};
 use nix::errno::Errno as SysErrno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shm_transport::doorbell::Doorbell;
@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 /// Runs the requests of one link and counts them.
 #[derive(Debug)]
 struct Serving {
+    core: Arc<Core>,
     session: Arc<Session>,
     stats: StatsWriter,
     /// None when more mounts live than are counted each for itself.
@@ -36,22 +37,32 @@ impl Handler for Serving {
         self.session.may_block(request)
     }
 
+    fn attempt(&self, ctx: &Context, request: &Request, payload: &mut Payload<'_>, payload_len: u32) -> Option<Reply> {
+        self.counted(request, || self.session.attempt(ctx, request, payload, payload_len))
+    }
+
     fn handle(&self, ctx: &Context, request: &Request, payload: &mut Payload<'_>, payload_len: u32) -> Reply {
-        if let Some(row) = &self.row {
-            row.begin();
-        }
-        let run = AssertUnwindSafe(|| self.session.run(ctx, request, payload, payload_len));
-        // The data under our locks is only ever replaced whole, so the session can go on.
-        let reply = catch_unwind(run).unwrap_or_else(|_| {
-            tracing::error!(session = %ctx.session, request = ?request, "a request panicked; it fails with EIO");
-            Reply::Error(Errno::EIO)
-        });
-        self.count(request, &reply);
-        reply
+        let run = || Some(self.session.run(ctx, request, payload, payload_len));
+        self.counted(request, run).unwrap_or(Reply::Error(Errno::EIO))
     }
 }
 
 impl Serving {
+    /// Runs and counts a request; one that has no reply yet is counted when it runs again.
+    fn counted(&self, request: &Request, run: impl FnOnce() -> Option<Reply>) -> Option<Reply> {
+        let running = self.row.as_ref().map(MountStats::begin);
+        // The data under our locks is only ever replaced whole, so the session can go on.
+        let reply = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+            tracing::error!(session = %self.session.id, request = ?request, "a request panicked; it fails with EIO");
+            Some(Reply::Error(Errno::EIO))
+        });
+        drop(running);
+        if let Some(reply) = &reply {
+            self.count(request, reply);
+        }
+        reply
+    }
+
     fn count(&self, request: &Request, reply: &Reply) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let error = matches!(reply, Reply::Error(_));
@@ -61,13 +72,48 @@ impl Serving {
             _ => (0, 0),
         };
         if let Some(row) = &self.row {
-            row.end(error, read, written);
+            row.count(error, read, written);
         } else {
             self.stats.add(Counter::Requests, 1);
             self.stats.add(Counter::Errors, u64::from(error));
             self.stats.add(Counter::BytesRead, read);
             self.stats.add(Counter::BytesWritten, written);
         }
+        self.stats.add(class(&request.op), 1);
+        let counts = &self.core.counts;
+        for (counter, now) in
+            [(Counter::Replays, &counts.replays), (Counter::CopyUps, &counts.copy_ups), (Counter::Syncs, &counts.syncs)]
+        {
+            self.stats.raise(counter, now.load(Ordering::Relaxed));
+        }
+    }
+}
+
+/// The class that a request is counted in.
+fn class(op: &Op) -> Counter {
+    match op {
+        Op::Lookup { .. } | Op::Forget { .. } => Counter::Lookups,
+        Op::Open { .. } | Op::Release { .. } | Op::Flush { .. } => Counter::Opens,
+        Op::Read { .. } => Counter::Reads,
+        Op::Write { .. } | Op::Fallocate { .. } | Op::CopyFileRange { .. } => Counter::Writes,
+        Op::GetAttr
+        | Op::SetAttr(_)
+        | Op::GetXattr { .. }
+        | Op::ListXattr { .. }
+        | Op::SetXattr { .. }
+        | Op::RemoveXattr { .. } => Counter::Attributes,
+        Op::Symlink { .. }
+        | Op::Mknod { .. }
+        | Op::Mkdir { .. }
+        | Op::Create { .. }
+        | Op::Tmpfile { .. }
+        | Op::Unlink { .. }
+        | Op::Rmdir { .. }
+        | Op::Rename { .. }
+        | Op::Link { .. } => Counter::Names,
+        Op::OpenDir | Op::ReadDir { .. } | Op::ReleaseDir { .. } => Counter::Listings,
+        Op::Fsync { .. } | Op::FsyncDir { .. } | Op::SyncFs => Counter::Fsyncs,
+        Op::ReadLink | Op::StatFs | Op::Lseek { .. } => Counter::Others,
     }
 }
 
@@ -116,6 +162,7 @@ impl Drop for Hold {
 impl Link {
     pub(super) fn new(
         end: DaemonEnd,
+        core: Arc<Core>,
         session: Arc<Session>,
         stats: StatsWriter,
         row: Option<MountStats>,
@@ -124,7 +171,7 @@ impl Link {
         stats.add(Counter::Attaches, 1);
         Ok(Arc::new(Self {
             end,
-            serving: Serving { session, stats, row, requests: AtomicU64::new(0) },
+            serving: Serving { core, session, stats, row, requests: AtomicU64::new(0) },
             ended: Doorbell::create()?,
             ending: AtomicBool::new(false),
             intake: Mutex::new(()),

@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod control;
-mod failure;
+mod ending;
 mod link;
 mod pool;
 mod process;
@@ -29,9 +29,11 @@ use crate::core::clock::{Clock, HostClock};
 use crate::core::error::FsError;
 use crate::core::keys;
 use crate::core::state::{Core, lock};
+use crate::failure::refuse;
 use crate::store::{Batch, LogStore, Options, Store, StoreError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit};
 use pool::Pool;
 use session::Mounts;
 use shm_transport::control::paths::PathError;
@@ -51,16 +53,18 @@ use std::time::{Duration, Instant};
 
 /// Stack of a thread that runs requests. They are many, and requests do not recurse.
 const STACK_BYTES: usize = 256 << 10;
-/// Threads for requests that may wait for a disk.
-const POOL_THREADS: usize = 4;
-/// Most requests that wait for one of them.
-const POOL_QUEUE: usize = 64;
+/// Threads for requests that may wait for a disk. They are shared: one mount's slow disk must leave some.
+const POOL_THREADS: usize = 16;
 /// Content files that are kept open while nobody uses them.
 const OPEN_FILES_MAX: usize = 1024;
-/// Most connections at a time, attached ones included.
+/// Most connections at a time, attached ones included; fewer where only few descriptors may be open.
 const CONNECTIONS_MAX: usize = 4096;
-/// Longest wait at the end for calls and requests that run.
-const STOP_MAX: Duration = Duration::from_secs(30);
+/// Descriptors that one connection may take of the process's limit: it has two, an attached one five.
+const LIMIT_PER_CONNECTION: u64 = 8;
+/// Longest wait at the end for calls and requests that run: less than the holder waits before it kills us.
+const STOP_MAX: Duration = Duration::from_secs(8);
+/// Pause after the system refused a connection: descriptors or memory ran out.
+const STARVED_PAUSE_MS: u16 = 50;
 
 /// Why the daemon does not start, or does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +125,7 @@ struct Daemon {
     /// Held while a session is opened, and by commands that depend on a branch not being mounted.
     admin: Mutex<()>,
     connections: Connections,
+    connections_max: usize,
     stopping: AtomicBool,
     stopped: Doorbell,
 }
@@ -218,12 +223,15 @@ impl Server {
         let uid = nix::unistd::geteuid().as_raw();
         let branches = Branches::open(Arc::clone(&core), dir.clone(), config.allow_base.clone(), uid)
             .map_err(ServeError::Branches)?;
-        let stats = StatsWriter::create(&dir, HostClock.now().sec)
-            .map_err(system("cannot make the segment of the counters in /dev/shm"))?;
-        let pool = Pool::start(POOL_THREADS, POOL_QUEUE).map_err(system("cannot start threads"))?;
+        let pool = Pool::start(POOL_THREADS).map_err(system("cannot start threads"))?;
         let stopped = Doorbell::create().map_err(system("cannot make an event descriptor"))?;
+        let started = HostClock.now().sec;
+        let stats = StatsWriter::create(&dir, started).unwrap_or_else(|error| {
+            tracing::warn!(%error, "no counters can be shown: their segment in /dev/shm cannot be had");
+            StatsWriter::unseen(started)
+        });
         // Last: who can connect finds everything there.
-        let listener = Listener::bind(&config.paths)?;
+        let listener = Listener::bind(&config.paths).inspect_err(|_| remove_counters(&stats))?;
         let daemon = Daemon {
             store: Arc::clone(store),
             core,
@@ -235,6 +243,7 @@ impl Server {
             recoveries,
             admin: Mutex::new(()),
             connections: Connections::default(),
+            connections_max: connections_max(),
             stopping: AtomicBool::new(false),
             stopped,
             config,
@@ -251,61 +260,85 @@ impl Server {
         tracing::info!("stopping");
         // First, so that nobody connects to a daemon that does not answer.
         drop(listener);
-        if !daemon.connections.finish() {
+        let finished = daemon.connections.finish();
+        // While the store is locked: the next daemon's counters have the same name.
+        remove_counters(&daemon.stats);
+        let ended = if finished {
+            if let Err(error) = daemon.core.sync() {
+                tracing::warn!(%error, "removed contents are given back by the next start");
+            }
+            daemon.store.close()
+        } else {
+            // A request must not find the store closed under it: its program would see an error. Left as it is, it
+            // runs again at the next daemon, as after a crash.
             tracing::warn!("calls or requests still run after {} s; not waiting for them", STOP_MAX.as_secs());
-        }
-        let closed = daemon.store.close();
-        daemon.stats.ended();
+            daemon.store.sync()
+        };
         let store = daemon.config.paths.store.clone();
-        served.and(closed.map_err(|source| ServeError::Store { store, source }))
+        served.and(ended.map_err(|source| ServeError::Store { store, source }))
+    }
+}
+
+fn remove_counters(stats: &StatsWriter) {
+    if let Err(error) = stats.ended() {
+        tracing::warn!(%error, "the segment of the counters stays in /dev/shm");
     }
 }
 
 fn accept_all(daemon: &Arc<Daemon>, listener: &Listener, signals: Option<BorrowedFd<'_>>) -> Result<(), ServeError> {
+    // Told once, not for each of perhaps thousands of connections.
+    let mut refusing = false;
+    let mut starved = false;
     while !daemon.stopping.load(Ordering::Acquire) {
-        let mut fds = vec![
-            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
-            PollFd::new(daemon.stopped.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut fds = vec![PollFd::new(daemon.stopped.as_fd(), PollFlags::POLLIN)];
         fds.extend(signals.map(|signals| PollFd::new(signals, PollFlags::POLLIN)));
-        match poll(&mut fds, PollTimeout::NONE) {
+        let ends = fds.len();
+        // A connection that cannot be accepted stays where it is, and the socket readable.
+        let wait = if starved { PollTimeout::from(STARVED_PAUSE_MS) } else { PollTimeout::NONE };
+        fds.extend((!starved).then(|| PollFd::new(listener.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut fds, wait) {
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
             Err(e) => return Err(system("cannot wait for connections")(e.into())),
         }
-        if fds.get(2).is_some_and(|signal| signal.any().unwrap_or(true)) {
+        if fds.iter().take(ends).any(|end| end.any().unwrap_or(true)) {
             return Ok(());
         }
-        if !fds.first().is_some_and(|listening| listening.any().unwrap_or(true)) {
-            continue;
-        }
         match listener.accept() {
-            Ok(Some(stream)) => admit(daemon, stream),
-            Ok(None) => {}
+            Ok(Some(stream)) => {
+                if starved {
+                    tracing::info!("connections are accepted again");
+                }
+                starved = false;
+                refusing = !admit(daemon, stream, refusing);
+            }
+            Ok(None) => starved = false,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                // Descriptors or memory ran out: it is still there when some are back.
-                std::thread::sleep(Duration::from_millis(50));
+                if !starved {
+                    tracing::warn!(%error, "cannot accept connections; trying on");
+                }
+                starved = true;
             }
         }
     }
     Ok(())
 }
 
-/// Gives a connection its thread.
-fn admit(daemon: &Arc<Daemon>, stream: UnixStream) {
-    if daemon.connections.count() >= CONNECTIONS_MAX {
-        tracing::warn!("refused a connection: {CONNECTIONS_MAX} are open");
-        let message = format!("the daemon has {CONNECTIONS_MAX} connections");
-        control::refuse(stream, failure::hinted(ErrorCode::Busy, message, "try again later"));
-        return;
+/// Gives a connection its thread; false when it is refused. `quiet`: so was the one before.
+fn admit(daemon: &Arc<Daemon>, stream: UnixStream, quiet: bool) -> bool {
+    let turn_away = |stream, why: String| {
+        if !quiet {
+            tracing::warn!("connections are refused: {why}");
+        }
+        control::turn_away(stream, refuse(ErrorCode::Busy, why).hint("try again later").done());
+        false
+    };
+    if daemon.connections.count() >= daemon.connections_max {
+        return turn_away(stream, format!("the daemon has {} connections, which is its limit", daemon.connections_max));
     }
     let id = match daemon.connections.add(&stream) {
         Ok(id) => id,
-        Err(error) => {
-            tracing::warn!(%error, "cannot take a connection");
-            return;
-        }
+        Err(error) => return turn_away(stream, format!("the daemon cannot take more connections: {error}")),
     };
     let theirs = Arc::clone(daemon);
     let spawned = std::thread::Builder::new().name("control".into()).spawn(move || {
@@ -313,9 +346,18 @@ fn admit(daemon: &Arc<Daemon>, stream: UnixStream) {
         control::converse(&guard.daemon, stream);
     });
     if let Err(error) = spawned {
-        tracing::warn!(%error, "cannot start a thread for a connection");
+        if !quiet {
+            tracing::warn!(%error, "cannot start a thread for a connection");
+        }
         daemon.connections.remove(id);
+        return false;
     }
+    true
+}
+
+fn connections_max() -> usize {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, 0));
+    usize::try_from(limit / LIMIT_PER_CONNECTION).unwrap_or(CONNECTIONS_MAX).min(CONNECTIONS_MAX)
 }
 
 /// Removes a connection when its thread ends, in whatever way.

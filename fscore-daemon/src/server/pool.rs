@@ -3,7 +3,7 @@
 use super::link::Hold;
 use shm_transport::Running;
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -27,17 +27,18 @@ impl Job {
     }
 }
 
-/// A fixed number of threads behind a bounded queue. Dropped, it runs what is queued and ends.
+/// A fixed number of threads behind a queue, which the slots of all sessions bound. Dropped, it runs what is
+/// queued and ends.
 #[derive(Debug)]
 pub(super) struct Pool {
-    jobs: Option<SyncSender<Job>>,
+    jobs: Option<Sender<Job>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Pool {
-    /// Starts `threads` threads; at most `queued` requests wait for one.
-    pub(super) fn start(threads: usize, queued: usize) -> io::Result<Self> {
-        let (jobs, queue) = sync_channel(queued);
+    /// Starts `threads` threads.
+    pub(super) fn start(threads: usize) -> io::Result<Self> {
+        let (jobs, queue) = channel();
         let queue = Arc::new(Mutex::new(queue));
         let threads = (0..threads)
             .map(|_| {
@@ -51,12 +52,11 @@ impl Pool {
         Ok(Self { jobs: Some(jobs), threads })
     }
 
-    /// Queues a request; when there is no room, it comes back and the caller runs it.
-    pub(super) fn offer(&self, job: Job) -> Option<Job> {
-        let Some(jobs) = &self.jobs else { return Some(job) };
-        match jobs.try_send(job) {
-            Ok(()) => None,
-            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => Some(job),
+    /// Queues a request. While the pool lives, so does a thread that takes it; one that is not taken is
+    /// answered as it is dropped.
+    pub(super) fn run(&self, job: Job) {
+        if self.jobs.as_ref().is_none_or(|jobs| jobs.send(job).is_err()) {
+            tracing::error!("a request came after the threads for blocking requests had ended; it fails with EIO");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The process around the server: command line, log, signals, exit codes.
 
-use super::{ServeError, Server, failure};
+use super::{ServeError, Server};
 use crate::config::{Args, Config, ConfigError};
+use crate::failure::fail_doing;
 use crate::store::StoreError;
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -47,7 +48,7 @@ fn of_serve(error: &ServeError) -> u8 {
         ServeError::Store { source: StoreError::NewerFormat { .. }, .. } => ErrorCode::Version,
         ServeError::Store { source: StoreError::Full, .. } => ErrorCode::NoSpace,
         ServeError::Store { .. } => ErrorCode::Store,
-        ServeError::Core { source, .. } => failure::of_core("use the store", source).code,
+        ServeError::Core { source, .. } => fail_doing("use the store", source).code,
         ServeError::Branches(failure) => failure.code,
         ServeError::Path(_) | ServeError::NotASocket(_) | ServeError::System { .. } => return 71,
     };

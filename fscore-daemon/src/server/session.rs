@@ -1,19 +1,23 @@
-//! The mounts: sessions that attached since the daemon started and were not detached.
+//! The mounts: sessions that were not detached. Those that attached since the daemon started stand in a
+//! table; the others, whose frontends are still to come back, in the store alone.
 //!
 //! A mount whose connection ended stays: its frontend comes back, or the mount's end is told by a
-//! detach. Lock order: a mount's `turn`, then the daemon's `admin`, then the table, then a mount's `at`.
+//! detach, or by somebody who made sure that it is dead. Lock order: a mount's `turn`, then the daemon's `admin`, then the table, then a mount's `at`.
 
-use super::failure::{failure, hinted, of_core, of_transport};
 use super::link::Link;
-use super::{Daemon, worker};
-use crate::core::session::{Session, forget_replies};
+use super::{Daemon, ending, worker};
+use crate::core::ids::BranchId;
+use crate::core::member::Member;
+use crate::core::session::Session;
 use crate::core::state::lock;
+use crate::failure::{fail_doing, refuse};
+use shm_transport::TransportError;
 use shm_transport::control::{Attached, ErrorCode, Failure, MountInfo};
 use shm_transport::handshake::{self, Attach};
 use shm_transport::wire::SessionId;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -23,6 +27,10 @@ const TAKE_OVER_MAX: Duration = Duration::from_secs(30);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
 /// Fixed descriptors of an attach before the completion doorbells, one per queue pair.
 const FIXED_FDS: usize = 3;
+/// Most mounts, attached or not.
+const MOUNTS_MAX: usize = 4096;
+/// Longest path of a mountpoint, in bytes (`PATH_MAX`).
+const MOUNTPOINT_MAX: usize = 4096;
 
 /// Where a mount's frontend is.
 #[derive(Debug)]
@@ -52,15 +60,16 @@ impl Mount {
         let link = match &*lock(&self.at) {
             At::Attached(link) => Arc::clone(link),
             At::Away(_) => return Ok(()),
-            At::Gone => return Err(failure(ErrorCode::Busy, format!("session {} is being detached", self.id))),
+            At::Gone => return Err(refuse(ErrorCode::Busy, format!("session {} is being detached", self.id)).done()),
         };
         link.stop();
         if !link.settled(Some(TAKE_OVER_MAX)) {
-            return Err(hinted(
+            return Err(refuse(
                 ErrorCode::Busy,
                 format!("requests of session {} have been running for {} s", self.id, TAKE_OVER_MAX.as_secs()),
-                "look whether the host's disk answers; the frontend tries again by itself",
-            ));
+            )
+            .hint("look whether the host's disk answers; the frontend tries again by itself")
+            .done());
         }
         self.left(&link);
         Ok(())
@@ -102,28 +111,33 @@ impl Mounts {
     fn get(&self, id: SessionId) -> Option<Arc<Mount>> {
         lock(&self.0).get(&id).cloned()
     }
+}
 
-    /// How many.
-    pub(super) fn count(&self) -> u64 {
-        lock(&self.0).len() as u64
+/// All mounts, ordered by branch and mountpoint.
+pub(super) fn list(daemon: &Daemon) -> Result<Vec<MountInfo>, Failure> {
+    let members = daemon.core.members().map_err(|e| fail_doing("list the mounts", &e))?;
+    let mounts: Vec<Arc<Mount>> = lock(&daemon.mounts.0).values().cloned().collect();
+    let mut list: Vec<MountInfo> = mounts.iter().map(|mount| mount.info()).collect();
+    for member in members {
+        if mounts.iter().any(|mount| mount.id == member.session) {
+            continue;
+        }
+        // Since the daemon serves, its frontend could have come back.
+        let state = if daemon.started.elapsed() > RECONNECT_MAX { "lost" } else { "reconnecting" };
+        list.push(MountInfo {
+            session: member.session,
+            branch: daemon.core.branch_record(member.branch).map_or_else(|_| String::new(), |record| record.name),
+            mountpoint: member.mountpoint,
+            frontend_pid: 0,
+            read_only: member.read_only,
+            attached_seconds: 0,
+            requests: 0,
+            in_flight: 0,
+            state: state.into(),
+        });
     }
-
-    /// All of them, ordered by branch and mountpoint.
-    pub(super) fn list(&self) -> Vec<MountInfo> {
-        let mounts: Vec<Arc<Mount>> = lock(&self.0).values().cloned().collect();
-        let mut list: Vec<MountInfo> = mounts.iter().map(|mount| mount.info()).collect();
-        list.sort_by(|a, b| (&a.branch, &a.mountpoint, a.session).cmp(&(&b.branch, &b.mountpoint, b.session)));
-        list
-    }
-
-    /// Where a branch is mounted.
-    pub(super) fn of_branch(&self, branch: &str) -> Vec<PathBuf> {
-        let mounts = lock(&self.0);
-        let mut list: Vec<PathBuf> =
-            mounts.values().filter(|mount| mount.branch == branch).map(|mount| mount.mountpoint.clone()).collect();
-        list.sort();
-        list
-    }
+    list.sort_by(|a, b| (&a.branch, &a.mountpoint, a.session).cmp(&(&b.branch, &b.mountpoint, b.session)));
+    Ok(list)
 }
 
 /// A session that is attached: who keeps the connection's socket calls [`Self::keep`].
@@ -156,11 +170,15 @@ impl Kept {
 
 /// Takes a session up, or up again.
 pub(super) fn attach(daemon: &Daemon, attach: Attach, fds: Vec<OwnedFd>, pid: i32) -> Result<Kept, Failure> {
+    if attach.mountpoint.as_os_str().len() > MOUNTPOINT_MAX {
+        return Err(refuse(ErrorCode::Usage, format!("the mountpoint has more than {MOUNTPOINT_MAX} bytes")).done());
+    }
     let queues = fds.len().saturating_sub(FIXED_FDS);
     let accept = |fds| handshake::accept(fds, attach.session, attach.epoch).map_err(|e| of_transport(&e));
     let Some(mount) = daemon.mounts.get(attach.session) else {
         // Checked before anything is opened: what is refused here leaves nothing behind.
         let (_, end) = accept(fds)?;
+        give_dead_writer_back(daemon, &attach);
         let mount = open(daemon, &attach)?;
         let turn = lock(&mount.turn);
         let kept = link(daemon, &mount, end, queues, pid);
@@ -168,10 +186,11 @@ pub(super) fn attach(daemon: &Daemon, attach: Attach, fds: Vec<OwnedFd>, pid: i3
         return kept;
     };
     if mount.branch != attach.branch || mount.read_only != attach.read_only {
-        return Err(failure(
+        return Err(refuse(
             ErrorCode::Usage,
             format!("session {} is a mount of branch {:?} with other options", mount.id, mount.branch),
-        ));
+        )
+        .done());
     }
     let _turn = lock(&mount.turn);
     mount.release()?;
@@ -179,36 +198,53 @@ pub(super) fn attach(daemon: &Daemon, attach: Attach, fds: Vec<OwnedFd>, pid: i3
     link(daemon, &mount, end, queues, pid)
 }
 
+/// The read-write mount of the branch that is in the way of `attach`, alive or dead.
+fn other_writer<'a>(members: &'a [Member], branch: BranchId, attach: &Attach) -> Option<&'a Member> {
+    let writes = |member: &&Member| member.branch == branch && !member.read_only && member.session != attach.session;
+    members.iter().find(writes).filter(|_| !attach.read_only)
+}
+
+/// All processes of a mount can have died with it: then nobody told of its end, and it must not keep the
+/// branch from its next mount. Whether it is dead, or there is one at all, is for [`open`] to find.
+fn give_dead_writer_back(daemon: &Daemon, attach: &Attach) {
+    let Ok(branch) = daemon.branches.find(&attach.branch) else { return };
+    let Ok(members) = daemon.core.members() else { return };
+    if let Some(other) = other_writer(&members, branch, attach) {
+        ending::end(daemon, other.session).ok();
+    }
+}
+
 /// Opens a session that is not known.
 fn open(daemon: &Daemon, attach: &Attach) -> Result<Arc<Mount>, Failure> {
     let _admin = lock(&daemon.admin);
     let branch = daemon.branches.find(&attach.branch)?;
     if !attach.read_only && daemon.branches.is_committing(branch)? {
-        return Err(hinted(
-            ErrorCode::Busy,
-            format!("a commit of branch {:?} is under way", attach.branch),
-            "finish it: agentfs commit BRANCH, or wait for the command that does",
-        ));
+        return Err(refuse(ErrorCode::Busy, format!("a commit of branch {:?} is under way", attach.branch))
+            .hint("finish it: agentfs commit BRANCH, or wait for the command that does")
+            .done());
     }
-    let branch = daemon.core.branch(branch).map_err(|e| of_core("load the branch", &e))?;
+    let branch = daemon.core.branch(branch).map_err(|e| fail_doing("load the branch", &e))?;
+    let members = daemon.core.members().map_err(|e| fail_doing("list the mounts", &e))?;
+    let known = members.iter().any(|member| member.session == attach.session);
+    if let Some(other) = other_writer(&members, branch.id, attach) {
+        let place = other.mountpoint.display();
+        return Err(refuse(ErrorCode::Busy,
+            format!("branch {:?} is mounted read-write on {place}", attach.branch)).hint(format!(
+                "unmount it (agentfs umount {place}; that also ends a mount that died), mount read-only, or mount a branch of it (agentfs branch create NAME --from {})",
+                attach.branch
+            )).done());
+    }
+    if !known && members.len() >= MOUNTS_MAX {
+        return Err(refuse(ErrorCode::Busy, format!("the daemon has {MOUNTS_MAX} mounts, which is its limit"))
+            .hint("unmount some: agentfs mounts lists them")
+            .done());
+    }
     let mut mounts = lock(&daemon.mounts.0);
     if mounts.contains_key(&attach.session) {
-        return Err(failure(ErrorCode::Busy, format!("session {} is being attached already", attach.session)));
+        return Err(refuse(ErrorCode::Busy, format!("session {} is being attached already", attach.session)).done());
     }
-    let writer = mounts.values().find(|other| other.branch == attach.branch && !other.read_only);
-    if let Some(other) = writer.filter(|_| !attach.read_only) {
-        return Err(hinted(
-            ErrorCode::Busy,
-            format!("branch {:?} is mounted read-write on {}", attach.branch, other.mountpoint.display()),
-            format!(
-                "unmount it (agentfs umount {}), mount read-only, or mount a branch of it (agentfs branch create NAME --from {})",
-                other.mountpoint.display(),
-                attach.branch
-            ),
-        ));
-    }
-    let session = Session::open(Arc::clone(&daemon.core), attach.session, branch, attach.read_only)
-        .map_err(|e| of_core("open the session", &e))?;
+    let session = Session::open(Arc::clone(&daemon.core), attach.session, branch, attach.read_only, &attach.mountpoint)
+        .map_err(|e| fail_doing("open the session", &e))?;
     let mount = Arc::new(Mount {
         id: attach.session,
         branch: attach.branch.clone(),
@@ -232,12 +268,13 @@ fn link(
 ) -> Result<Kept, Failure> {
     let epoch = end.epoch();
     if matches!(*lock(&mount.at), At::Gone) {
-        return Err(failure(ErrorCode::Busy, format!("session {} is being detached", mount.id)));
+        return Err(refuse(ErrorCode::Busy, format!("session {} is being detached", mount.id)).done());
     }
-    let failed = |e: std::io::Error| failure(ErrorCode::Internal, format!("the session cannot be served: {e}"));
+    let failed = |e: std::io::Error| refuse(ErrorCode::Internal, format!("the session cannot be served: {e}")).done();
     let now = daemon.core.clock.now().sec;
     let row = daemon.stats.mount(mount.id, &mount.branch, &mount.mountpoint, mount.read_only, now);
-    let link = Link::new(end, Arc::clone(&mount.session), daemon.stats.clone(), row, pid).map_err(failed)?;
+    let link = Link::new(end, Arc::clone(&daemon.core), Arc::clone(&mount.session), daemon.stats.clone(), row, pid)
+        .map_err(failed)?;
     if let Err(e) = worker::start(&link, &daemon.pool, queues) {
         link.stop();
         link.settled(None);
@@ -250,11 +287,10 @@ fn link(
 
 /// The mount is gone for good.
 pub(super) fn detach(daemon: &Daemon, id: SessionId) -> Result<(), Failure> {
-    let unknown = || failure(ErrorCode::NotFound, format!("no session {id} is known to this daemon"));
+    let unknown = || refuse(ErrorCode::NotFound, format!("no session {id} is known to this daemon")).done();
     let Some(mount) = daemon.mounts.get(id) else {
-        // It was attached to a former daemon only: what that one recorded for it is of no use any more.
-        // Its orphans go when its branch is next unmounted.
-        return forget_replies(daemon.core.store.as_ref(), id).map_err(|e| of_core("forget the session", &e));
+        // It was attached to a former daemon only.
+        return daemon.core.end_session(id).map(drop).map_err(|e| fail_doing("forget the session", &e));
     };
     let _turn = lock(&mount.turn);
     match mount.release() {
@@ -262,9 +298,69 @@ pub(super) fn detach(daemon: &Daemon, id: SessionId) -> Result<(), Failure> {
         Err(_) if matches!(*lock(&mount.at), At::Gone) => return Err(unknown()),
         released => released?,
     }
+    close(daemon, &mount)
+}
+
+/// Ends the session of a mount that nobody serves any more, if `proven` finds nobody who still could. The
+/// frontend cannot come back meanwhile.
+pub(super) fn end(
+    daemon: &Daemon,
+    id: SessionId,
+    proven: impl Fn(&Path) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let unknown = || {
+        refuse(ErrorCode::NotFound, format!("no session {id} is known")).hint("agentfs mounts lists the mounts").done()
+    };
+    let Some(mount) = daemon.mounts.get(id) else {
+        // Held so that it cannot be attached meanwhile.
+        let _admin = lock(&daemon.admin);
+        let failed = |e| fail_doing("end the session", &e);
+        let members = daemon.core.members().map_err(failed)?;
+        let member = members.into_iter().find(|member| member.session == id).ok_or_else(unknown)?;
+        if daemon.mounts.get(id).is_some() {
+            return Err(refuse(ErrorCode::Busy, format!("session {id} is being attached")).done());
+        }
+        proven(&member.mountpoint)?;
+        tracing::info!(session = %id, mountpoint = %member.mountpoint.display(), "a dead mount is ended");
+        return daemon.core.end_session(id).map(drop).map_err(failed);
+    };
+    let _turn = lock(&mount.turn);
+    match &*lock(&mount.at) {
+        At::Away(_) => {}
+        At::Attached(link) => {
+            return Err(refuse(
+                ErrorCode::Busy,
+                format!("the mount on {} lives: process {} serves it", mount.mountpoint.display(), link.frontend_pid),
+            )
+            .hint(format!("unmount it: agentfs umount {}", mount.mountpoint.display()))
+            .done());
+        }
+        At::Gone => return Err(unknown()),
+    }
+    proven(&mount.mountpoint)?;
+    tracing::info!(session = %id, mountpoint = %mount.mountpoint.display(), "a dead mount is ended");
+    close(daemon, &mount)
+}
+
+/// The caller has the mount's turn, and no link of it is under way.
+fn close(daemon: &Daemon, mount: &Mount) -> Result<(), Failure> {
     let closed = mount.session.close();
     *lock(&mount.at) = At::Gone;
-    lock(&daemon.mounts.0).remove(&id);
-    tracing::info!(session = %id, branch = mount.branch, "a mount is gone");
-    closed.map_err(|e| of_core("give back what the session held", &e))
+    lock(&daemon.mounts.0).remove(&mount.id);
+    tracing::info!(session = %mount.id, branch = mount.branch, "a mount is gone");
+    closed.map_err(|e| fail_doing("give back what the session held", &e))
+}
+
+/// What an attach that the transport refused means to the frontend.
+fn of_transport(error: &TransportError) -> Failure {
+    match error {
+        TransportError::Protocol { .. } => {
+            refuse(ErrorCode::Version, format!("the session cannot be attached: {error}"))
+                .hint("frontend and daemon must be of one release: unmount, stop the daemon, and mount again")
+                .done()
+        }
+        TransportError::Codec(_) | TransportError::Defect { .. } | TransportError::Io { .. } => {
+            refuse(ErrorCode::Internal, format!("the session cannot be attached: {error}")).done()
+        }
+    }
 }

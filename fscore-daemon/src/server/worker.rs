@@ -3,7 +3,7 @@
 //!
 //! One thread at a time takes requests; with several queue pairs the others run what they took.
 
-use super::link::{Hold, Link};
+use super::link::Link;
 use super::pool::{Job, Pool};
 use crate::core::state::lock;
 use shm_transport::{Running, TransportError};
@@ -31,15 +31,8 @@ pub(super) fn start(link: &Arc<Link>, pool: &Arc<Pool>, queues: usize) -> io::Re
 
 fn serve(link: &Arc<Link>, pool: &Pool) -> Result<(), TransportError> {
     while let Some(running) = next(link)? {
-        let ctx = running.context();
-        if !link.handler().may_block(&ctx, running.request()) {
-            running.run(link.handler())?;
-            continue;
-        }
-        let hold: Hold = link.hold();
-        if let Some(job) = pool.offer(Job { running, hold }) {
-            job.run();
-        }
+        let Some(running) = running.attempt(link.handler())? else { continue };
+        pool.run(Job { running, hold: link.hold() });
     }
     Ok(())
 }

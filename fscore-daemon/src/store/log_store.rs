@@ -156,8 +156,10 @@ impl LogStore {
         for worker in [&self.spare_maker, &self.checkpointer].into_iter().flatten() {
             worker.stop();
         }
-        let ended = self.inner.append(&mut Frame::closed(), true, Vec::new());
+        // First, so that the mark vouches for every batch: one that cannot be read later is found missing.
         let synced = self.sync();
+        let ended = self.inner.append(&mut Frame::closed(), true, Vec::new());
+        let synced = synced.and_then(|()| self.sync());
         self.inner.log().refusing.get_or_insert_with(|| "it is closed".into());
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
         synced?;

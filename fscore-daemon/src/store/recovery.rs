@@ -205,6 +205,9 @@ pub(super) fn load(disk: &dyn Disk) -> Result<Recovered, StoreError> {
     };
     let (obsolete, chain) = listing.segments.split_at(before);
     let mut replay = Replay::new(start.unwrap_or_default());
+    // One that cannot be read tells by its name alone what was durable when it was published.
+    let published = listing.checkpoints.last().map_or(0, |from| from.saturating_sub(1));
+    replay.needed = replay.needed.max(published);
     replay.run(disk, chain)?;
     if replay.needed >= replay.next {
         reasons

@@ -15,6 +15,9 @@ mod tests;
 /// the data of a WRITE begins at offset 0 of the payload buffer.
 pub(crate) const HEAD: usize = size_of::<input::InHeader>() + size_of::<input::WriteIn>();
 
+/// Flag of INIT by which the kernel says that it resends when asked (`FUSE_HAS_RESEND`).
+pub(crate) const HAS_RESEND: u64 = 1 << 39;
+
 /// Mark on the unique of a request that the kernel sends again (`FUSE_UNIQUE_RESEND`).
 pub(crate) const UNIQUE_RESEND: u64 = 1 << 63;
 

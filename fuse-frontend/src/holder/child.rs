@@ -10,6 +10,9 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 /// A child that lived so long died of something new.
 const SETTLED: Duration = Duration::from_secs(1);
 
+/// Early deaths in a row after which people are told that the child does not start.
+pub(super) const EARLY_DEATHS_MAX: u32 = 5;
+
 /// The child and when to start the next one.
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -71,6 +74,12 @@ impl Keeper {
             self.due = Some(now + self.back_off);
             self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
         }
+    }
+
+    /// Deaths in a row; none any more once the present child has settled.
+    pub(super) fn early_deaths_at(&self, now: Instant) -> u32 {
+        let settled = self.child.is_some() && now.duration_since(self.started) >= SETTLED;
+        if settled { 0 } else { self.early_deaths }
     }
 
     /// Another one is wanted now, whatever happened before.

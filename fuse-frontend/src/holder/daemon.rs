@@ -1,10 +1,14 @@
 //! The daemon as the holder's child.
 
 use super::child::Keeper;
+use super::ending::give_back;
 use super::state::Shared;
 use crate::serve;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
+use shm_transport::control::client::{Client, ClientError};
 use shm_transport::control::paths::Paths;
+use shm_transport::control::{ErrorCode, Failure};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,10 +16,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Bytes of the log's end that explain a failed start.
 const LOG_TAIL: u64 = 4096;
+/// How long a daemon without a holder may take to end.
+const STRAY_MAX: Duration = Duration::from_secs(10);
 
 /// The daemon.
 #[derive(Debug)]
@@ -75,7 +81,8 @@ impl DaemonChild {
         let pid = child.id();
         self.ready = false;
         self.keeper.runs(child, now);
-        await_ready(ready, pid, shared)?;
+        let first = (self.served == 0).then(|| paths.socket.clone());
+        await_ready(ready, pid, first, shared)?;
         Ok(pid)
     }
 
@@ -99,13 +106,52 @@ impl DaemonChild {
     }
 }
 
-/// Waits for the daemon's word, beside everything else.
-fn await_ready(ready: OwnedFd, pid: u32, shared: &Arc<Shared>) -> io::Result<()> {
+/// Ends a daemon whose holder died: it keeps the store for itself, and nobody would start it again. Its
+/// mounts wait for the next one.
+pub(super) fn end_stray(paths: &Paths) -> Result<(), Failure> {
+    if !is_in_use(&paths.store) {
+        return Ok(());
+    }
+    tracing::warn!(store = %paths.store.display(), "a daemon without a holder serves the store; it makes place");
+    let told = Client::connect(&paths.socket).and_then(|mut client| {
+        client.set_timeout(Some(STRAY_MAX)).map_err(|e| ClientError::Line(e.into()))?;
+        client.shutdown()
+    });
+    let end = Instant::now() + STRAY_MAX;
+    while is_in_use(&paths.store) {
+        if told.is_err() || Instant::now() >= end {
+            let why = told.err().map(|e| format!(" ({e})")).unwrap_or_default();
+            return Err(Failure {
+                code: ErrorCode::Busy,
+                message: format!(
+                    "another process serves the store {} and does not make place{why}",
+                    paths.store.display()
+                ),
+                hint: Some("end it: the process agentfsd with this --store".into()),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Whether a process has the lock of the store.
+fn is_in_use(store: &Path) -> bool {
+    let Ok(lock) = OpenOptions::new().write(true).open(store.join("lock")) else { return false };
+    matches!(Flock::lock(lock, FlockArg::LockExclusiveNonblock), Err((_, Errno::EWOULDBLOCK)))
+}
+
+/// Waits for the daemon's word, beside everything else. The first daemon of a holder, on the socket
+/// `first`, begins by giving back what died before.
+fn await_ready(ready: OwnedFd, pid: u32, first: Option<PathBuf>, shared: &Arc<Shared>) -> io::Result<()> {
     let shared = Arc::clone(shared);
     let wait = move || {
         let mut line = String::new();
         let said = BufReader::new(File::from(ready).take(64)).read_line(&mut line);
         if said.is_ok() && line.trim_end() == "ready" {
+            if let Some(socket) = first {
+                give_back(&socket);
+            }
             shared.daemon_is_ready(pid);
         }
     };

@@ -7,6 +7,8 @@
 
 mod child;
 mod daemon;
+mod ending;
+mod logs;
 mod mounts;
 mod server;
 mod state;
@@ -16,7 +18,7 @@ mod tests;
 
 use shm_transport::control::paths::Paths;
 use shm_transport::control::{ErrorCode, Failure};
-use signal_hook::consts::signal::{SIGCHLD, SIGINT, SIGTERM};
+use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use state::Shared;
 use std::fs;
 use std::io::{self, Read};
@@ -47,15 +49,23 @@ pub(crate) fn hold(config: HoldConfig) -> Result<(), Failure> {
         hint: None,
     };
     std::env::set_current_dir("/").map_err(|e| failed("cannot leave the current directory", &e))?;
+    // What our starter left open (a lock, the end of a pipe that somebody waits for) shall not live on in
+    // the daemon and the frontends.
+    shm_transport::mem::sys::close_on_exec_from(3).map_err(|e| failed("cannot mark inherited descriptors", &e))?;
+    if let Err(error) = raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open descriptors stays low: each mount needs five");
+    }
     prepare(&config.paths)?;
     let socket = config.paths.holder_socket();
     let (listener, _lock) = server::listen(&socket)?;
-    let (mut wake_rx, wake_tx) = signals().map_err(|e| failed("cannot receive signals", &e))?;
+    daemon::end_stray(&config.paths)?;
     let asked_to_end = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
+    for signal in [SIGTERM, SIGHUP, SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&asked_to_end))
             .map_err(|e| failed("cannot receive signals", &e))?;
     }
+    // After the flag: who is woken finds it set.
+    let (mut wake_rx, wake_tx) = signals().map_err(|e| failed("cannot receive signals", &e))?;
     let shared = Arc::new(Shared::new(config, wake_tx));
     serve_clients(listener, &shared).map_err(|e| failed("cannot serve clients", &e))?;
     tracing::info!(socket = %socket.display(), pid = std::process::id(), "the holder runs");
@@ -65,15 +75,20 @@ pub(crate) fn hold(config: HoldConfig) -> Result<(), Failure> {
             break;
         }
         sleep(&mut wake_rx, after).map_err(|e| failed("cannot wait", &e))?;
-        if asked_to_end.swap(false, Ordering::Relaxed)
-            && let Err(refused) = shared.begin_stop(false)
-        {
-            tracing::warn!("a signal asks the holder to end, but {}", refused.message);
+        if asked_to_end.swap(false, Ordering::Relaxed) {
+            tracing::info!("a signal asks the holder to end");
+            shared.end();
         }
     }
     fs::remove_file(&socket).ok();
     tracing::info!("the holder ends");
     Ok(())
+}
+
+fn raise_descriptor_limit() -> nix::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }
 
 /// The directories that must be there before the first child is started.
@@ -96,7 +111,7 @@ fn signals() -> io::Result<(UnixStream, UnixStream)> {
     let (rx, tx) = UnixStream::pair()?;
     rx.set_nonblocking(true)?;
     tx.set_nonblocking(true)?;
-    for signal in [SIGCHLD, SIGTERM, SIGINT] {
+    for signal in [SIGCHLD, SIGTERM, SIGHUP, SIGINT] {
         signal_hook::low_level::pipe::register(signal, tx.try_clone()?)?;
     }
     Ok((rx, tx))

@@ -1,12 +1,14 @@
 //! A mount and its frontend.
 
-use super::child::Keeper;
+use super::child::{EARLY_DEATHS_MAX, Keeper};
+use crate::feature;
 use crate::serve::{self, Hello};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shm_transport::SessionFds;
 use shm_transport::control::Failure;
 use shm_transport::control::holder::{HeldMount, MountName};
 use shm_transport::control::line::LineStream;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -21,6 +23,10 @@ pub(super) struct Mount {
     pub(super) keeper: Keeper,
     /// A frontend has attached it to the daemon once.
     pub(super) serving: bool,
+    /// Features of the kernel that it does without.
+    without: Vec<String>,
+    /// How its last frontend ended.
+    last_end: String,
 }
 
 /// What the end of a frontend means for its mount.
@@ -34,7 +40,9 @@ pub(super) enum Fate {
 
 impl Mount {
     pub(super) fn new(name: MountName, fuse: OwnedFd, session: SessionFds, now: Instant) -> Self {
-        Self { name, fuse, session, keeper: Keeper::new(now), serving: false }
+        let settled = session.header().ok().and_then(|header| header.fuse_state());
+        let without = settled.map(|settled| feature::missing(settled.flags)).unwrap_or_default();
+        Self { name, fuse, session, keeper: Keeper::new(now), serving: false, without, last_end: String::new() }
     }
 
     /// Starts a frontend. The caller holds the lock under which all children are started.
@@ -66,13 +74,25 @@ impl Mount {
         let mut command = Command::new(own);
         // All but --serve is for people who look at the process list: the truth comes over the socket.
         command.arg("--serve").arg("--store").arg(store).arg("--socket").arg(socket);
-        command.arg("--branch").arg(&self.name.branch).arg("--mountpoint").arg(&self.name.mountpoint);
+        command.arg(format!("--branch={}", self.name.branch)).arg("--mountpoint").arg(&self.name.mountpoint);
         command.arg("--session").arg(self.name.session.to_string());
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::inherit());
         let child = command.spawn().map_err(failed)?;
         self.keeper.runs(child, now);
         let hello = Hello { mount: self.name.clone(), socket: socket.to_owned(), first: !self.serving };
-        serve::hand_over(ours, &hello, &self.fuse, &self.session)
+        // One that is dead by now is reaped as any other; whoever listens to it hears the end.
+        let (lines, handed) = serve::hand_over(ours, &hello, &self.fuse, &self.session);
+        if let Err(error) = handed {
+            tracing::warn!(%error, session = %self.name.session, "a mount cannot be handed to its frontend");
+        }
+        Ok(lines)
+    }
+
+    /// Whether the kernel has ended it. Asked of the descriptor: nothing on the mount is touched.
+    pub(super) fn is_unmounted(&self) -> bool {
+        let mut polled = [PollFd::new(self.fuse.as_fd(), PollFlags::empty())];
+        let asked = poll(&mut polled, PollTimeout::ZERO);
+        asked.is_ok() && polled.iter().any(|fd| fd.revents().is_some_and(|found| found.contains(PollFlags::POLLERR)))
     }
 
     /// Its frontend ended.
@@ -86,13 +106,31 @@ impl Mount {
             tracing::warn!(%session, %status, "the frontend of a new mount ended; the mount is given up");
             return Fate::Gone;
         }
-        tracing::warn!(%session, %status, "a frontend died; another one adopts its mount");
         self.keeper.again(now);
+        self.last_end = status.to_string();
+        let deaths = self.keeper.early_deaths;
+        if deaths < EARLY_DEATHS_MAX {
+            tracing::warn!(%session, %status, "a frontend died; another one adopts its mount");
+        } else if deaths.is_power_of_two() || deaths == EARLY_DEATHS_MAX {
+            // Not each of them: one a second would soon be all that the log tells of.
+            tracing::error!(%session, %status, deaths, "the frontend dies again and again; its mount is not served");
+        }
         Fate::Adopt
     }
 
     /// As clients see it.
-    pub(super) fn held(&self) -> HeldMount {
-        HeldMount { name: self.name.clone(), frontend_pid: self.keeper.pid(), restarts: self.keeper.restarts }
+    pub(super) fn held(&self, now: Instant) -> HeldMount {
+        let deaths = self.keeper.early_deaths_at(now);
+        let trouble = (deaths >= EARLY_DEATHS_MAX).then(|| {
+            let end = &self.last_end;
+            format!("the frontend has died {deaths} times in a row as soon as it was started (at last: {end})")
+        });
+        HeldMount {
+            name: self.name.clone(),
+            frontend_pid: self.keeper.pid(),
+            restarts: self.keeper.restarts,
+            without: self.without.clone(),
+            trouble,
+        }
     }
 }

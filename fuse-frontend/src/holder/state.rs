@@ -1,8 +1,11 @@
 //! What the holder holds, behind one lock.
 
 use super::HoldConfig;
+use super::child::EARLY_DEATHS_MAX;
 use super::daemon::{DaemonChild, log_tail};
+use super::logs::{LOG_CHECK, LOG_MAX, bound};
 use super::mounts::{Fate, Mount};
+use crate::reconnect::detach;
 use crate::serve;
 use nix::sys::signal::Signal;
 use shm_transport::SessionFds;
@@ -22,10 +25,10 @@ use std::time::{Duration, Instant};
 const MOUNTS_MAX: usize = 4096;
 /// How long a daemon may take to end before it is killed.
 const STOP_MAX: Duration = Duration::from_secs(10);
+/// How long a frontend may take to end after its mount has ended.
+const UNMOUNTED_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for a daemon to serve, or for a frontend to attach.
 const READY_MAX: Duration = Duration::from_mins(1);
-/// Early deaths in a row after which a waiting client is told that the daemon does not start.
-const EARLY_DEATHS_MAX: u32 = 5;
 
 #[derive(Debug)]
 struct Stop {
@@ -43,6 +46,8 @@ struct State {
     daemon: DaemonChild,
     mounts: BTreeMap<u64, Mount>,
     stop: Option<Stop>,
+    /// When the logs are looked at next.
+    logs_due: Instant,
 }
 
 /// The state, and how to tell of its changes.
@@ -63,7 +68,7 @@ impl Shared {
     pub(super) fn new(config: HoldConfig, wake: UnixStream) -> Self {
         let own = serve::own_executable();
         let daemon = DaemonChild::new(&own, Instant::now());
-        let state = State { config, daemon, mounts: BTreeMap::new(), stop: None };
+        let state = State { config, daemon, mounts: BTreeMap::new(), stop: None, logs_due: Instant::now() };
         Self { state: Mutex::new(state), changed: Condvar::new(), wake, own }
     }
 
@@ -112,6 +117,11 @@ impl Shared {
             Some(status) => mount.ended(status, now) == Fate::Adopt,
             None => true,
         });
+        if state.logs_due <= now {
+            state.logs_due = now + LOG_CHECK;
+            bound(&state.config.paths.holder_log(), LOG_MAX);
+            bound(&state.config.paths.daemon_log(), LOG_MAX);
+        }
         let mut over = false;
         if let Some(stop) = &mut state.stop {
             if stop.force {
@@ -133,6 +143,7 @@ impl Shared {
             .values()
             .filter_map(|mount| mount.keeper.due_in(now))
             .chain(state.daemon.keeper.due_in(now))
+            .chain([state.logs_due.saturating_duration_since(now)])
             .chain(state.stop.as_ref().map(|stop| stop.deadline.saturating_duration_since(now)))
             .min();
         drop(guard);
@@ -145,10 +156,24 @@ impl Shared {
         if state.daemon.keeper.is_due(now) {
             state.daemon.start(paths, &state.config.allow_base, self, now);
         }
-        for mount in state.mounts.values_mut().filter(|mount| mount.serving && mount.keeper.is_due(now)) {
+        state.mounts.retain(|_, mount| {
+            if !mount.serving || !mount.keeper.is_due(now) {
+                return true;
+            }
+            if mount.is_unmounted() {
+                // Its frontend did not live to see it.
+                let (socket, session) = (paths.socket.clone(), mount.name.session);
+                tracing::info!(%session, "unmounted while it had no frontend");
+                let tell = std::thread::Builder::new().name("detach".into()).spawn(move || detach(&socket, session));
+                if let Err(error) = tell {
+                    tracing::warn!(%error, %session, "the daemon could not be told that the mount is gone");
+                }
+                return false;
+            }
             // Nobody waits for the answer of a frontend that takes over; its log tells.
             drop(mount.start(&self.own, &paths.store, &paths.socket, now));
-        }
+            true
+        });
     }
 
     /// The holder's state.
@@ -172,7 +197,8 @@ impl Shared {
 
     /// Every mount.
     pub(super) fn mounts(&self) -> Vec<HeldMount> {
-        self.lock().mounts.values().map(Mount::held).collect()
+        let now = Instant::now();
+        self.lock().mounts.values().map(|mount| mount.held(now)).collect()
     }
 
     /// Waits until the daemon serves; starts it if it was stopped.
@@ -243,7 +269,7 @@ impl Shared {
         match (told, state.mounts.get_mut(&key)) {
             (Ok(()), Some(mount)) => {
                 mount.serving = true;
-                Ok(mount.held())
+                Ok(mount.held(Instant::now()))
             }
             (Ok(()), None) => Err(refusal(ErrorCode::Internal, "the frontend died at once", Some("see holder.log"))),
             (Err(failure), mount) => {
@@ -316,6 +342,9 @@ impl Shared {
     /// Stops everything, and waits until the daemon has ended. The holder itself ends when the caller
     /// says [`Self::stop_was_answered`].
     pub(super) fn stop(&self, force: bool) -> Result<(), Failure> {
+        if !force {
+            self.await_unmounted();
+        }
         self.begin_stop_for(force, 1)?;
         let mut state = self.lock();
         let deadline = Instant::now() + STOP_MAX * 2;
@@ -324,6 +353,16 @@ impl Shared {
             state = later;
         }
         Ok(())
+    }
+
+    /// A mount that is gone for programs may still have its frontend: waits until that has ended too.
+    fn await_unmounted(&self) {
+        let deadline = Instant::now() + UNMOUNTED_MAX;
+        let mut state = self.lock();
+        while !state.mounts.is_empty() && state.mounts.values().all(Mount::is_unmounted) {
+            let Some(later) = self.wait(state, deadline) else { return };
+            state = later;
+        }
     }
 
     /// A client that waited in [`Self::stop`] has its answer.

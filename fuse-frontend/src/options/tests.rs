@@ -35,3 +35,9 @@ fn unknown_options_are_told_or_passed_over() {
     assert!(options.add("base=relative", true).is_err());
     assert!(options.add("base", true).is_err());
 }
+
+#[test]
+fn a_remount_is_refused_and_no_second_mount() {
+    let failure = Options::default().add("ro,remount", true).unwrap_err();
+    assert!(failure.hint.unwrap().contains("mount it anew"), "{}", failure.message);
+}

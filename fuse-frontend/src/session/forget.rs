@@ -56,7 +56,7 @@ impl<D: Daemon> Session<D> {
     /// Tells the daemon when it is time.
     pub(super) fn send_forgets(&mut self, now: Instant) {
         // A request of the kernel is more urgent; and without a daemon, nodes only pile up here.
-        while self.forgetting.is_due(now) && self.has_room() && self.daemon.connected() {
+        while self.forgetting.is_due(now) && self.has_room() && self.may_submit() && self.daemon.connected() {
             let Some(lease) = self.spare.take() else { break };
             let count = self.forgetting.nodes.len().min(FORGET_MAX);
             let batch: Vec<NodeId> =
@@ -77,6 +77,9 @@ impl<D: Daemon> Session<D> {
 
     /// Sends a request of our own without payload, if a slot is free.
     pub(super) fn tell(&mut self, request: &Request) {
+        if !self.may_submit() {
+            return;
+        }
         if let Some(lease) = self.spare.take().or_else(|| self.daemon.transport().lease()) {
             self.submit_own(lease, request, 0);
         }

@@ -14,6 +14,7 @@ use super::*;
 use crate::mount::{self, MountRequest};
 use shm_transport::wire::SessionId;
 use shm_transport::{Geometry, Handler, InProcess};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -34,6 +35,9 @@ impl Daemon for Here {
     }
     fn left_behind(&self) -> Vec<LeftBehind> {
         Vec::new()
+    }
+    fn last_id(&self) -> RequestId {
+        RequestId(0)
     }
     fn connection(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -79,35 +83,45 @@ fn can_mount() -> bool {
     can
 }
 
+fn request(dir: &Path, without: &[&str]) -> MountRequest {
+    MountRequest {
+        branch: "test".into(),
+        mountpoint: dir.to_owned(),
+        read_only: false,
+        allow_other: true,
+        default_permissions: true,
+        suid_dev: true,
+        flags: vec![mount::MountFlag::NoAtime],
+        without: crate::feature::flags_of(without).unwrap(),
+    }
+}
+
+/// Serves the mount in a thread that ends with it, and tells how many nodes were counted at the end.
+fn serve(kernel: Channel, fs: &Arc<TreeFs>, incarnation: u32, resends: bool) -> std::thread::JoinHandle<usize> {
+    let handler: Arc<dyn Handler> = Arc::clone(fs) as _;
+    std::thread::spawn(move || {
+        let transport = InProcess::new(handler, Geometry { queues: 1, slots: 8 }, SessionId(1)).unwrap();
+        let counts = LookupTable::create().unwrap();
+        let mut session = Session::adopt(kernel, Here(transport), counts, incarnation, resends).unwrap();
+        session.run().unwrap();
+        session.counts.len()
+    })
+}
+
 #[test]
 fn a_mount_over_the_in_process_transport() {
     if !can_mount() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let request = MountRequest {
-        branch: "test".into(),
-        mountpoint: dir.path().to_owned(),
-        read_only: false,
-        allow_other: true,
-        default_permissions: true,
-        suid_dev: true,
-        flags: vec![mount::MountFlag::NoAtime],
-    };
-    let mounted = mount::mount(&request).unwrap();
+    let mounted = mount::mount(&request(dir.path(), &[])).unwrap();
     let unmount = Unmount(dir.path());
     let kernel = Channel::new(mounted.fuse().try_clone_to_owned().unwrap()).unwrap();
     assert!(mounted.state().minor >= 31);
     assert_eq!(mounted.state().max_write, 1 << 20);
     mounted.leave();
     let fs = Arc::new(TreeFs::default());
-    let handler: Arc<dyn Handler> = Arc::clone(&fs) as _;
-    let serve = std::thread::spawn(move || {
-        let transport = InProcess::new(handler, Geometry { queues: 1, slots: 8 }, SessionId(1)).unwrap();
-        let mut session = Session::adopt(kernel, Here(transport), LookupTable::create().unwrap(), 1).unwrap();
-        session.run().unwrap();
-        session.counts.len()
-    });
+    let serve = serve(kernel, &fs, 1, true);
 
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     let line = mounts.lines().find(|line| line.contains(dir.path().to_str().unwrap())).unwrap().to_owned();
@@ -142,4 +156,84 @@ fn a_mount_over_the_in_process_transport() {
     let known = serve.join().unwrap();
     assert!(known < 10, "{known} nodes are still counted");
     drop(unmount);
+}
+
+/// A frontend that dies between reading a request and submitting it: here, whoever reads and forgets.
+fn steal(kernel: &Channel) -> u64 {
+    let mut bytes = vec![0; HEAD + (1 << 20)];
+    let mut fds = [nix::poll::PollFd::new(kernel.as_fd(), nix::poll::PollFlags::POLLIN)];
+    assert_eq!(nix::poll::poll(&mut fds, 20_000u16).unwrap(), 1, "no request came");
+    let len = nix::unistd::read(kernel, &mut bytes).unwrap();
+    assert!(len >= 40);
+    u64::from_le_bytes(bytes.get(8..16).unwrap().try_into().unwrap())
+}
+
+#[test]
+fn a_request_that_was_read_and_not_submitted_is_served_by_the_next_frontend() {
+    if !can_mount() {
+        return;
+    }
+    // With resends the kernel sends it again. Without, it is told to try the system call again.
+    for without in [&[][..], &["resend"]] {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = mount::mount(&request(dir.path(), without)).unwrap();
+        let unmount = Unmount(dir.path());
+        let kernel = Channel::new(mounted.fuse().try_clone_to_owned().unwrap()).unwrap();
+        let resends = mounted.state().flags & crate::abi::HAS_RESEND != 0;
+        assert_eq!(resends, without.is_empty(), "{without:?}");
+        mounted.leave();
+        let script = "mkdir $1/made; ls $1";
+        let program = Command::new("timeout")
+            .args(["-s", "KILL", "30", "sh", "-ec", script, "sh"])
+            .arg(dir.path())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let unique = steal(&kernel);
+        assert_eq!(unique & 1, 0);
+        let fs = Arc::new(TreeFs::default());
+        let serve = serve(kernel, &fs, 2, resends);
+        let output = program.wait_with_output().unwrap();
+        assert!(output.status.success(), "without {without:?}: {output:?}");
+        assert_eq!(output.stdout, b"made\n");
+        assert_eq!(fs.ran_twice(), 0);
+        drop(unmount);
+        serve.join().unwrap();
+    }
+}
+
+#[test]
+fn the_kernel_keeps_a_listing_until_the_directory_changes() {
+    if !can_mount() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mounted = mount::mount(&request(dir.path(), &[])).unwrap();
+    let unmount = Unmount(dir.path());
+    let kernel = Channel::new(mounted.fuse().try_clone_to_owned().unwrap()).unwrap();
+    mounted.leave();
+    let fs = Arc::new(TreeFs::default());
+    let serve = serve(kernel, &fs, 1, true);
+    succeed("cd $1; mkdir d e; touch d/a d/b d/c; ls d; ls d", dir.path());
+    let listings = fs.listings();
+    assert_eq!(succeed("ls $1/d; ls $1/d", dir.path()), "a\nb\nc\na\nb\nc\n");
+    assert_eq!(fs.listings(), listings, "a listing that did not change was asked for again");
+    // Whatever changes it through the mount ends what is kept.
+    for (change, listed) in [
+        ("touch $1/d/d", "a\nb\nc\nd\n"),
+        ("rm $1/d/a", "b\nc\nd\n"),
+        ("mv $1/d/b $1/d/x", "c\nd\nx\n"),
+        ("mv $1/d/x $1/e/x", "c\nd\n"),
+        ("mv $1/e/x $1/d/y", "c\nd\ny\n"),
+        ("mkdir $1/d/z", "c\nd\ny\nz\n"),
+        ("rmdir $1/d/z", "c\nd\ny\n"),
+        ("ln -s a $1/d/l", "c\nd\nl\ny\n"),
+    ] {
+        succeed(change, dir.path());
+        assert_eq!(succeed("ls $1/d", dir.path()), listed, "after {change}");
+        assert_eq!(succeed("ls $1/d", dir.path()), listed, "after {change}, again");
+    }
+    drop(unmount);
+    serve.join().unwrap();
 }

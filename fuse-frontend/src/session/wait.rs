@@ -49,7 +49,7 @@ fn timeout(after: Option<Duration>) -> EpollTimeout {
 impl<D: Daemon> Session<D> {
     /// Sleeps until there is something to do.
     pub(super) fn wait(&mut self) -> io::Result<Life> {
-        if self.more_replies || (self.readable && self.has_room()) {
+        if self.more_replies || self.must_ask_again() || (self.readable && self.has_room()) {
             return Ok(Life::Goes);
         }
         // Without a daemon no reply comes, and a ring that it broke would never let us sleep.
@@ -59,7 +59,8 @@ impl<D: Daemon> Session<D> {
         let room = self.has_room();
         self.waiter.watch_requests(&self.kernel, room)?;
         let now = Instant::now();
-        let forgets = if self.daemon.connected() && room { self.forgetting.due_in(now) } else { None };
+        let forgets =
+            if self.daemon.connected() && room && self.may_submit() { self.forgetting.due_in(now) } else { None };
         let after = [self.daemon.retry_in(), forgets].into_iter().flatten().min();
         let mut events = [EpollEvent::empty(); 4];
         let count = match self.waiter.epoll.wait(&mut events, timeout(after)) {

@@ -22,6 +22,7 @@ struct Tree {
     objects: HashMap<u64, Object>,
     next: u64,
     forgotten: Vec<u64>,
+    listings: u32,
     replies: HashMap<RequestId, Reply>,
     /// Mutations that ran, for finding one that ran twice.
     ran: HashMap<RequestId, u32>,
@@ -59,6 +60,7 @@ impl Default for TreeFs {
             objects: HashMap::from([(1, root)]),
             next: 2,
             forgotten: Vec::new(),
+            listings: 0,
             replies: HashMap::new(),
             ran: HashMap::new(),
         };
@@ -186,6 +188,7 @@ impl Tree {
                 Reply::Written { size: len }
             }
             Op::ReadDir { cookie, size, plus, .. } => {
+                self.listings += 1;
                 let listing = self.list(node, *cookie, *size, *plus)?;
                 Reply::Data { len: put(payload, &listing)? }
             }
@@ -229,6 +232,11 @@ impl TreeFs {
     /// Nodes that the frontend said the kernel forgot.
     pub fn forgotten(&self) -> Vec<u64> {
         self.tree.lock().unwrap().forgotten.clone()
+    }
+
+    /// Parts of listings that were asked for.
+    pub fn listings(&self) -> u32 {
+        self.tree.lock().unwrap().listings
     }
 
     /// Mutations that ran more than once.

@@ -89,8 +89,14 @@ impl Client {
 
     /// As [`Self::call`], with descriptors beside the line.
     pub fn call_with(&mut self, command: Command, fds: &[BorrowedFd<'_>]) -> Result<Value, ClientError> {
-        self.lines.write_with(&Call { v: VERSION, command }, fds)?;
-        let line = self.lines.read()?.ok_or(ClientError::Closed)?;
+        let sent = self.lines.write_with(&Call { v: VERSION, command }, fds);
+        // Who turns us away says why and closes, perhaps before all of the call went.
+        let line = match (self.lines.read(), sent) {
+            (Ok(Some(line)), _) => line,
+            (_, Err(unsent)) => return Err(unsent.into()),
+            (Ok(None), Ok(())) => return Err(ClientError::Closed),
+            (Err(e), Ok(())) => return Err(e.into()),
+        };
         match line.parse()? {
             Answer::Ok(value) => Ok(value),
             Answer::Error(failure) => Err(ClientError::Refused(failure)),
@@ -180,6 +186,11 @@ impl Client {
     /// [`Command::Detach`].
     pub fn detach(&mut self, session: crate::wire::SessionId) -> Result<(), ClientError> {
         self.call(Command::Detach { session }).map(drop)
+    }
+
+    /// [`Command::EndSession`].
+    pub fn end_session(&mut self, session: crate::wire::SessionId) -> Result<(), ClientError> {
+        self.call(Command::EndSession { session }).map(drop)
     }
 
     /// The socket: after an attach it carries no more lines.

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -115,6 +116,12 @@ pub struct HeldMount {
     pub frontend_pid: Option<i32>,
     /// How often the frontend was started again after an unclean end.
     pub restarts: u64,
+    /// Features of the kernel that this mount does without, and what is different for it; one sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without: Vec<String>,
+    /// Why nobody serves this mount for the time being: its frontend dies again and again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// The file descriptors of a mount, in the order in which they travel.
@@ -139,6 +146,15 @@ pub fn socket_path(daemon_socket: &Path) -> PathBuf {
     PathBuf::from(path)
 }
 
+/// What the user ids that a user namespace does not map look like from within.
+const OVERFLOW_UID: u32 = 65534;
+
+/// Whether the socket lies in a directory of this user: root may use everybody's holder.
+fn owns_directory_of(socket: &Path, uid: u32) -> bool {
+    let owner = socket.parent().and_then(|dir| std::fs::metadata(dir).ok()).map(|found| found.uid());
+    uid != OVERFLOW_UID && owner == Some(uid)
+}
+
 /// A connection to a holder. One call at a time.
 #[derive(Debug)]
 pub struct Client {
@@ -147,9 +163,17 @@ pub struct Client {
 
 impl Client {
     /// Connects to the holder that belongs to a daemon's socket. `NotFound` and `ConnectionRefused`
-    /// say that none runs.
+    /// say that none runs, `PermissionDenied` that another user listens there.
     pub fn connect(daemon_socket: &Path) -> io::Result<Self> {
-        Ok(Self { lines: LineStream::new(UnixStream::connect(socket_path(daemon_socket))?) })
+        let socket = socket_path(daemon_socket);
+        let lines = LineStream::new(UnixStream::connect(&socket)?);
+        // In a directory that others may write to, anybody may listen there, and mounts are handed over.
+        let peer = lines.peer()?;
+        if !peer.is_own_or_root() && !owns_directory_of(&socket, peer.uid) {
+            let message = format!("another user listens on {}", socket.display());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+        }
+        Ok(Self { lines })
     }
 
     /// Whether the holder is there, and its state.

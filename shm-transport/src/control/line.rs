@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes asked for at once.
 const CHUNK: usize = 16 << 10;
@@ -64,6 +64,13 @@ impl LineStream {
     /// The next line, waiting for it; `None` at the end of the connection. After an error the
     /// connection is of no more use.
     pub fn read(&mut self) -> Result<Option<Line>, LineError> {
+        self.read_within(None)
+    }
+
+    /// As [`Self::read`]; a line that has begun must be whole after `limit`, else the error is `TimedOut`.
+    /// However long it takes a line to begin, that is waited for.
+    pub fn read_within(&mut self, limit: Option<Duration>) -> Result<Option<Line>, LineError> {
+        let mut deadline = None;
         loop {
             let fresh = self.buffer.get(self.searched..).unwrap_or_default();
             if let Some(at) = fresh.iter().position(|b| *b == b'\n') {
@@ -72,6 +79,12 @@ impl LineStream {
             self.searched = self.buffer.len();
             if self.searched >= LINE_MAX {
                 return Err(LineError::TooLong);
+            }
+            if let Some(limit) = limit
+                && !(self.buffer.is_empty() && self.fds.is_empty())
+            {
+                let now = Instant::now();
+                self.await_more(deadline.get_or_insert(now + limit).saturating_duration_since(now))?;
             }
             if !self.fill()? {
                 return if self.buffer.is_empty() { Ok(None) } else { Err(LineError::Cut) };
@@ -86,6 +99,16 @@ impl LineStream {
         bytes.truncate(end);
         self.searched = 0;
         Line { bytes, fds: std::mem::take(&mut self.fds) }
+    }
+
+    /// Waits until there is more, the end included.
+    fn await_more(&self, limit: Duration) -> io::Result<()> {
+        // Rounded up: a rest of less than a millisecond must not become a loop.
+        let ms = i32::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+        if limit.is_zero() || !crate::frontend::wait(self.stream.as_fd(), ms)? {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "a line was begun and not ended"));
+        }
+        Ok(())
     }
 
     /// Receives more; `false` at the end.

@@ -10,6 +10,9 @@ pub mod escape;
 pub mod holder;
 pub mod line;
 pub mod paths;
+mod plan;
+
+pub use plan::{PlanBody, PlanMeta, PlanObject, PlanStep, PlanWas};
 
 use crate::wire::SessionId;
 use serde::{Deserialize, Serialize};
@@ -141,8 +144,15 @@ pub enum Command {
         /// Incarnation of this connection, as it stands in the region's header.
         epoch: u32,
     },
-    /// The mount is gone: give back what the session held. Data: null.
+    /// The mount is gone: give back what the session held. Data: null. Only the mount's own frontend says so,
+    /// which knows it.
     Detach {
+        /// The session.
+        session: SessionId,
+    },
+    /// The mount died with its holder and its frontend: give back what the session held. Refused as long as
+    /// anybody might still serve it. Data: null.
+    EndSession {
         /// The session.
         session: SessionId,
     },
@@ -363,100 +373,6 @@ pub struct Conflict {
     pub reason: String,
 }
 
-/// One line of `plan.jsonl`, in the order of application. Paths are escaped as in [`Change`].
-///
-/// A path names a place in the tree as the steps before have left it; only `from` of a move names one in
-/// the base as it was. Attributes, and those of new directories, are set after all other steps.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "step", rename_all = "kebab-case")]
-pub enum PlanStep {
-    /// Remove what is at `path` (a whole tree for a directory).
-    Remove {
-        /// Where.
-        path: String,
-    },
-    /// Move an object of the base that the branch moved.
-    Move {
-        /// From where in the base as it is before the commit.
-        from: String,
-        /// To where.
-        path: String,
-    },
-    /// Make or replace an object.
-    Make {
-        /// Where.
-        path: String,
-        /// Everything about it.
-        object: PlanObject,
-    },
-    /// Give an object made or kept at `target` another name.
-    Link {
-        /// The first name.
-        target: String,
-        /// The other name.
-        path: String,
-    },
-    /// Change attributes of what is at `path`, content stays.
-    Attributes {
-        /// Where.
-        path: String,
-        /// The attributes that it shall have.
-        meta: PlanMeta,
-    },
-}
-
-/// Attributes of an object in a plan.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanMeta {
-    /// Kind and permission bits.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Access time, seconds and nanoseconds.
-    pub atime: (i64, u32),
-    /// Modification time, seconds and nanoseconds.
-    pub mtime: (i64, u32),
-    /// Extended attributes, names and values escaped as paths are.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub xattrs: Vec<(String, String)>,
-}
-
-/// An object in a plan.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanObject {
-    /// Its attributes.
-    pub meta: PlanMeta,
-    /// What it holds.
-    pub body: PlanBody,
-}
-
-/// What an object in a plan holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum PlanBody {
-    /// A directory.
-    Directory,
-    /// A regular file whose bytes are the store's content file, absolute path; `None` is an empty file.
-    File {
-        /// The content file.
-        content: Option<PathBuf>,
-        /// Its size, in bytes.
-        size: u64,
-    },
-    /// A symbolic link, target escaped as paths are.
-    Symlink {
-        /// Its target.
-        target: String,
-    },
-    /// A FIFO, socket or device.
-    Special {
-        /// Device number of a device, the kernel's 32-bit encoding.
-        rdev: u32,
-    },
-}
-
 /// A mounted session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MountInfo {
@@ -476,7 +392,7 @@ pub struct MountInfo {
     pub requests: u64,
     /// Requests running now.
     pub in_flight: u64,
-    /// `attached`, `reconnecting`, or `lost`.
+    /// `attached`; `reconnecting`: its frontend was here a moment ago; or `lost`: it has been away for long.
     pub state: String,
 }
 

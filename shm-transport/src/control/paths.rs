@@ -17,7 +17,9 @@ const SOCKET_NAME: &str = "agentfsd.sock";
 #[derive(Debug, thiserror::Error)]
 pub enum PathError {
     /// Nothing says where the user's data is.
-    #[error("neither XDG_DATA_HOME nor HOME is set: name a store with --store DIR or AGENTFS_STORE")]
+    #[error(
+        "neither XDG_DATA_HOME nor HOME is set: name a store with --store DIR, AGENTFS_STORE or the mount option store=DIR"
+    )]
     NoHome,
     /// A relative path cannot be made absolute.
     #[error("cannot resolve {path:?} against the current directory: {source}")]

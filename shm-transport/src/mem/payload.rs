@@ -80,6 +80,31 @@ impl Payload<'_> {
         })
     }
 
+    /// As [`Self::read_from`], of what lies in memory already (`preadv2` with `RWF_NOWAIT`): `WouldBlock`,
+    /// whatever the buffer holds then, when any of it must be read from a disk.
+    pub fn read_cached(&mut self, fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<usize> {
+        if len > self.capacity {
+            return Err(past_end());
+        }
+        let mut done = 0;
+        while done < len {
+            let part = iovec(self.at(done)?.as_ptr(), len - done);
+            let position = position(offset, done)?;
+            // SAFETY: the part is `len - done` bytes from `done` on, inside the buffer by the check above,
+            // which nobody holds a reference to.
+            let read = unsafe { libc::preadv2(fd.as_raw_fd(), &raw const part, 1, position, libc::RWF_NOWAIT) };
+            match count(read) {
+                Ok(0) => break,
+                Ok(read) => done += read.min(len - done),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // A file system that cannot tell: it may wait.
+                Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return Err(io::ErrorKind::WouldBlock.into()),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
     /// `pwrite` of the first `len` bytes to `offset` of `fd`. Loops until all is written or an error;
     /// returns what was written before an error if anything was.
     pub fn write_to(&self, fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<usize> {

@@ -4,6 +4,7 @@ use super::bytes::SharedBytes;
 use super::cells::Shared;
 use super::payload::Payload;
 use memfd::{FileSeal, Memfd, MemfdOptions};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -65,6 +66,10 @@ impl Region {
         }
         if seals.contains(&FileSeal::SealWrite) || seals.contains(&FileSeal::SealFutureWrite) {
             return Err(invalid("the region is sealed against writing"));
+        }
+        // Huge pages are not there until they are touched, and then perhaps not at all: that kills.
+        if fstatfs(memfd.as_file())?.filesystem_type() != TMPFS_MAGIC {
+            return Err(invalid("the region is not of ordinary memory"));
         }
         let len = usize::try_from(memfd.as_file().metadata()?.len()).map_err(|_| invalid("the region is too long"))?;
         if len == 0 || len > len_max {

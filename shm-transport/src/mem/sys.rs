@@ -76,6 +76,13 @@ pub fn clone_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
     done(libc::c_long::from(unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) }))
 }
 
+/// `sync_file_range(2)`: begins to write out all dirty pages of a file, which gives them their place on the
+/// disk, and does not wait until they are there.
+pub fn begin_writing(file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the call takes a descriptor number and plain numbers.
+    done(libc::c_long::from(unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) }))
+}
+
 /// The result of a call that fills `buffer`.
 fn filled(returned: isize, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
     let len = usize::try_from(returned).map_err(|_| io::Error::last_os_error())?;
@@ -121,6 +128,39 @@ pub fn xattrs_of_path_fd(fd: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, Vec<u8>
 pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: the arguments are plain numbers, and no descriptor is closed now: a flag is set on each.
     done(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+}
+
+/// `capset(2)` for the calling thread: it has exactly the capabilities `effective` and may take back those
+/// in `permitted` (bit n is the capability of number n); none is passed on by `execve(2)`. Only what the
+/// thread has can be named.
+pub fn set_capabilities(effective: u64, permitted: u64) -> io::Result<()> {
+    /// `_LINUX_CAPABILITY_VERSION_3`: two words of 32 bits for each set.
+    const VERSION: u32 = 0x2008_0522;
+    let header: [u32; 2] = [VERSION, 0];
+    let half = |shift: u32| [(effective >> shift) as u32, (permitted >> shift) as u32, 0];
+    let sets: [[u32; 3]; 2] = [half(0), half(32)];
+    // SAFETY: both arrays have the layout of `__user_cap_header_struct` and of two `__user_cap_data_struct`
+    // (all fields are 32 bits wide) and live through the call.
+    done(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) })
+}
+
+/// Takes every capability out of the bounding set and of the ambient set of the calling thread, so that
+/// nothing that it executes can have one. `EPERM` without `CAP_SETPCAP`.
+pub fn clear_bounding_set() -> io::Result<()> {
+    let none: libc::c_ulong = 0;
+    let clear = libc::c_ulong::try_from(libc::PR_CAP_AMBIENT_CLEAR_ALL).unwrap_or_default();
+    // SAFETY: this prctl takes plain numbers.
+    done(libc::c_long::from(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, clear, none, none, none) }))?;
+    for capability in 0..64 as libc::c_ulong {
+        // SAFETY: this prctl takes plain numbers.
+        let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, none, none, none) };
+        match done(libc::c_long::from(dropped)) {
+            // Past the last one that this kernel knows.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => break,
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

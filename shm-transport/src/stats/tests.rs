@@ -13,7 +13,7 @@ impl Store {
         self.0.path()
     }
     fn file(&self) -> PathBuf {
-        segment::file_of(&name_of(self.path()).unwrap().0)
+        crate::mem::segment::file_of(&name_of(self.path()).unwrap().0)
     }
 }
 
@@ -31,9 +31,9 @@ fn a_reader_sees_what_is_counted_also_after_the_writer_is_gone() {
     assert_eq!(StatsReader::open(store.path()).unwrap_err().kind(), io::ErrorKind::NotFound);
     let writer = StatsWriter::create(store.path(), 1234).unwrap();
     let mount = writer.mount(SessionId(7), "fix-1", Path::new("/mnt/a"), true, 99).unwrap();
-    mount.begin();
-    mount.begin();
-    mount.end(true, 10, 20);
+    drop(mount.begin());
+    let running = mount.begin();
+    mount.count(true, 10, 20);
     writer.add(Counter::Attaches, 3);
     let reader = StatsReader::open(store.path()).unwrap();
     let sample = reader.sample().unwrap();
@@ -44,11 +44,59 @@ fn a_reader_sees_what_is_counted_also_after_the_writer_is_gone() {
     assert_eq!((row.branch.as_str(), row.mountpoint.as_str(), row.read_only), ("fix-1", "/mnt/a", true));
     assert_eq!((row.requests, row.errors, row.bytes_read, row.bytes_written, row.in_flight), (1, 1, 10, 20, 1));
     assert_eq!(mount.requests(), 1);
+    drop(running);
     drop(mount);
     assert!(reader.sample().unwrap().mounts.is_empty());
-    writer.ended();
+    writer.raise(Counter::Syncs, 5);
+    writer.raise(Counter::Syncs, 4);
+    assert!(reader.sample().unwrap().counters.contains(&("syncs", 5)));
     drop(writer);
-    assert!(StatsReader::open(store.path()).unwrap().sample().unwrap().ended);
+    assert!(StatsReader::open(store.path()).is_ok());
+}
+
+#[test]
+fn an_end_in_order_removes_the_segment_and_tells_who_reads_it() {
+    let store = Store::new();
+    let writer = StatsWriter::create(store.path(), 1).unwrap();
+    let reader = StatsReader::open(store.path()).unwrap();
+    writer.ended().unwrap();
+    assert!(!store.file().exists());
+    assert!(reader.sample().unwrap().ended);
+    writer.ended().unwrap();
+    // Somebody else's of the same name stays.
+    let next = StatsWriter::create(store.path(), 2).unwrap();
+    writer.ended().unwrap();
+    assert_eq!(StatsReader::open(store.path()).unwrap().sample().unwrap().started, 2);
+    next.ended().unwrap();
+    assert!(!store.file().exists());
+}
+
+#[test]
+fn a_segment_of_another_user_is_neither_used_nor_removed() {
+    let store = Store::new();
+    drop(StatsWriter::create(store.path(), 1).unwrap());
+    if std::os::unix::fs::chown(store.file(), Some(4_000_000_000), None).is_err() {
+        eprintln!("skipped: a_segment_of_another_user_is_neither_used_nor_removed: needs root");
+        return;
+    }
+    let denied = io::ErrorKind::PermissionDenied;
+    assert_eq!(StatsWriter::create(store.path(), 2).unwrap_err().kind(), denied);
+    assert_eq!(StatsReader::open(store.path()).unwrap_err().kind(), denied);
+    assert!(store.file().exists());
+    let unseen = StatsWriter::unseen(3);
+    unseen.add(Counter::Requests, 1);
+    unseen.ended().unwrap();
+    assert!(store.file().exists());
+}
+
+#[test]
+fn the_pages_of_a_segment_are_there_before_they_are_used() {
+    let store = Store::new();
+    let hole = std::fs::File::create(store.file()).unwrap();
+    hole.set_len((WORDS * size_of::<u64>()) as u64).unwrap();
+    let writer = StatsWriter::create(store.path(), 1).unwrap();
+    assert!(hole.metadata().unwrap().blocks() * 512 >= (WORDS * size_of::<u64>()) as u64);
+    writer.ended().unwrap();
 }
 
 #[test]

@@ -1,10 +1,11 @@
 use super::{World, create};
 use crate::core::keys;
-use crate::core::state::lock;
+use crate::core::member::Member;
 use crate::store::Batch;
 use shm_transport::control::{BranchInfo, Command, ErrorCode, Removed, SnapshotInfo};
 use shm_transport::wire::SessionId;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 
 fn snapshot(branch: &str, name: &str) -> Command {
     Command::SnapshotCreate { branch: branch.into(), name: name.into() }
@@ -140,9 +141,9 @@ fn deleting_leaves_nothing_but_the_base() {
     world.write(id, "f", "changed again");
     world.unlink(id, "d", "g");
     let delete = |dry_run| Command::BranchDelete { name: "a".into(), dry_run };
-    lock(&world.core.branch(id).unwrap().sessions).push(SessionId(9));
+    world.core.join(&Member::new(SessionId(9), id, false, Path::new("/m"))).unwrap();
     assert_eq!(world.refused(&delete(false)), ErrorCode::Busy);
-    lock(&world.core.branch(id).unwrap().sessions).clear();
+    world.core.end_session(SessionId(9)).unwrap();
     let would: Removed = world.ask(&delete(true)).unwrap();
     let did: Removed = world.ask(&delete(false)).unwrap();
     assert_eq!((would.contents, would.bytes), (did.contents, did.bytes));

@@ -1,9 +1,10 @@
 use super::{World, create};
+use crate::core::member::Member;
 use crate::core::record::DirentRecord;
-use crate::core::state::lock;
 use shm_transport::control::{BranchInfo, Command, CommitPlan, ErrorCode, PlanBody, PlanStep, SnapshotInfo};
 use shm_transport::wire::{FileKind, SessionId};
 use std::fs;
+use std::path::Path;
 
 fn prepare(world: &World, dry_run: bool) -> CommitPlan {
     world.ask(&Command::CommitPrepare { branch: "a".into(), dry_run }).unwrap()
@@ -11,16 +12,20 @@ fn prepare(world: &World, dry_run: bool) -> CommitPlan {
 
 fn steps(plan: &CommitPlan) -> Vec<PlanStep> {
     let text = fs::read_to_string(plan.journal.as_ref().unwrap().join("plan.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let mut steps: Vec<PlanStep> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let last = steps.pop();
+    assert_eq!(last, Some(PlanStep::End { lines: steps.len() as u64 }));
+    steps
 }
 
 fn told(plan: &CommitPlan) -> Vec<String> {
     steps(plan)
         .into_iter()
+        .filter(|step| !matches!(step, PlanStep::Inside { .. }))
         .map(|step| match step {
-            PlanStep::Remove { path } => format!("remove {path}"),
-            PlanStep::Move { from, path } => format!("move {from} {path}"),
-            PlanStep::Make { path, object } => match object.body {
+            PlanStep::Remove { path, .. } => format!("remove {path}"),
+            PlanStep::Move { from, path, .. } => format!("move {from} {path}"),
+            PlanStep::Make { path, object, .. } => match object.body {
                 PlanBody::File { content, size } => {
                     format!("file {path} {size} {}", fs::read_to_string(content.unwrap()).unwrap())
                 }
@@ -28,8 +33,9 @@ fn told(plan: &CommitPlan) -> Vec<String> {
                     format!("make {path} {other:?}")
                 }
             },
-            PlanStep::Link { target, path } => format!("link {target} {path}"),
+            PlanStep::Link { target, path, .. } => format!("link {target} {path}"),
             PlanStep::Attributes { path, .. } => format!("attributes {path}"),
+            PlanStep::Inside { .. } | PlanStep::End { .. } => String::new(),
         })
         .collect()
 }
@@ -109,9 +115,9 @@ fn refusals() {
     let world = World::new();
     let id = world.make("a");
     let command = Command::CommitPrepare { branch: "a".into(), dry_run: false };
-    lock(&world.core.branch(id).unwrap().sessions).push(SessionId(1));
+    world.core.join(&Member::new(SessionId(1), id, false, Path::new("/m"))).unwrap();
     assert_eq!(world.refused(&command), ErrorCode::Busy);
-    lock(&world.core.branch(id).unwrap().sessions).clear();
+    world.core.end_session(SessionId(1)).unwrap();
     assert_eq!((prepare(&world, false).id, prepare(&world, false).journal), (0, None));
     world.ask::<BranchInfo>(&create("e", None, None, false)).unwrap();
     assert_eq!(world.refused(&Command::CommitPrepare { branch: "e".into(), dry_run: true }), ErrorCode::Usage);
@@ -204,4 +210,70 @@ fn a_fork_finds_the_preimages_of_its_source() {
     assert!(conflicts(&world).is_empty());
     fs::write(world.base().join("f"), "theirs!").unwrap();
     assert_eq!(conflicts(&world), ["f: both modified"]);
+}
+
+#[test]
+fn a_time_alone_is_taken_over() {
+    let world = World::new();
+    let id = world.make("a");
+    world.age(&["f", "d/g"]);
+    std::os::unix::fs::symlink("f", world.base().join("l")).unwrap();
+    // A link's own time; a file rewritten with the bytes it had, in place and by a new one.
+    let link = world.ino("l");
+    world.change(id, |view, change| {
+        let body = crate::core::record::Body::Symlink { target: b"f".to_vec() };
+        let (object, mut record) = world.base_record(view, change, "l", body);
+        record.mtime.sec = 77;
+        change.object(object, &record);
+    });
+    world.write(id, "f", "one");
+    world.add_like(id, "d", "g", "two");
+    assert_eq!(world.diff("a"), ["Modified d/g file 3 meta", "Modified f file 3 meta", "Modified l symlink 1 meta"]);
+    let plan = prepare(&world, false);
+    assert_eq!(told(&plan), ["attributes d/g", "attributes f", "attributes l"]);
+    let found = steps(&plan).into_iter().find(|step| matches!(step, PlanStep::Attributes { path, .. } if path == "l"));
+    let Some(PlanStep::Attributes { meta, was: Some(was), .. }) = found else { panic!("{found:?}") };
+    assert_eq!((meta.mtime.0, was.ino), (77, link.0));
+}
+
+#[test]
+fn the_same_on_both_sides_but_for_the_time_stays_as_the_base_has_it() {
+    let world = World::new();
+    let id = world.make("a");
+    world.write(id, "f", "ONE");
+    world.add(id, world.ino(""), "new", "new");
+    fs::write(world.base().join("f"), "ONE").unwrap();
+    world.add_in_base("new", "new");
+    world.age(&["f", "new"]);
+    assert_eq!(world.diff("a"), ["Modified f file 3 meta", "Modified new file 3 meta"]);
+    let plan = prepare(&world, false);
+    assert_eq!((plan.conflicts.len(), plan.journal, plan.summary.modified), (0, None, 0));
+    // One who sets other permissions as well is in conflict.
+    fs::set_permissions(world.base().join("f"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    assert_eq!(conflicts(&world), ["f: both modified"]);
+}
+
+#[test]
+fn a_plan_says_what_each_step_must_find() {
+    let world = World::new();
+    let id = world.make("a");
+    let (d, g, f) = (world.ino("d"), world.ino("d/g"), world.ino("f"));
+    world.write(id, "f", "ONE");
+    world.unlink(id, "d", "g");
+    world.name(id, world.ino(""), "d", DirentRecord::Whiteout);
+    world.add(id, world.ino(""), "new", "x");
+    let mut expected = Vec::new();
+    let mut inside = Vec::new();
+    for step in steps(&prepare(&world, false)) {
+        if let PlanStep::Remove { path, was } | PlanStep::Make { path, was, .. } = step {
+            expected.push((path, was.map(|w| w.ino)));
+        } else if let PlanStep::Inside { was } = step {
+            inside.push(was.ino);
+        } else {
+            panic!("{step:?}");
+        }
+    }
+    let names = [("d", Some(d.0)), ("f", Some(f.0)), ("new", None)];
+    assert_eq!(expected, names.map(|(path, ino)| (path.to_owned(), ino)));
+    assert_eq!(inside, [g.0]);
 }

@@ -2,8 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "tests")]
 
+mod changes;
+mod members;
 mod overlay;
+mod reading;
+mod replace;
 mod replay;
+mod spy;
 
 use super::clock::HostClock;
 use super::ids::ObjectId;
@@ -35,6 +40,11 @@ impl Handler for Served {
     }
 }
 
+/// A session of a mount that may write.
+pub(super) fn open(core: &Arc<Core>, branch: &Arc<Branch>, id: SessionId) -> Arc<Session> {
+    Session::open(Arc::clone(core), id, Arc::clone(branch), false, Path::new("/mnt/b")).unwrap()
+}
+
 /// A branch of a base directory (or of nothing), mounted in this process.
 pub(super) struct Rig {
     pub(super) dir: tempfile::TempDir,
@@ -50,11 +60,15 @@ const SESSION: SessionId = SessionId(7);
 impl Rig {
     /// `prepare` fills the base.
     pub(super) fn new(prepare: impl FnOnce(&Path)) -> Self {
+        Self::over(Arc::new(MemStore::default()), prepare)
+    }
+
+    /// The same over a store of the test's.
+    pub(super) fn over(store: Arc<dyn Store>, prepare: impl FnOnce(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path().join("base");
         std::fs::create_dir(&base).unwrap();
         prepare(&base);
-        let store: Arc<dyn Store> = Arc::new(MemStore::default());
         let contents = Arc::new(Contents::open(&dir.path().join("contents"), 16).unwrap());
         let core = Core::open(Arc::clone(&store), contents, Arc::new(HostClock)).unwrap();
         let root = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&base).unwrap());
@@ -81,10 +95,23 @@ impl Rig {
 
     fn mount(dir: tempfile::TempDir, core: Arc<Core>, branch: super::ids::BranchId) -> Self {
         let branch = core.branch(branch).unwrap();
-        let session = Session::open(Arc::clone(&core), SESSION, Arc::clone(&branch), false).unwrap();
+        let session = open(&core, &branch, SESSION);
         let geometry = Geometry { queues: 1, slots: 4 };
         let transport = InProcess::new(Arc::new(Served(Arc::clone(&session))), geometry, SESSION).unwrap();
         Self { dir, core, branch, session, transport, next: AtomicU64::new(2) }
+    }
+
+    /// The daemon dies and another one starts on the store. Its mounts are not attached yet.
+    pub(super) fn restart_daemon(&mut self) {
+        let contents = Arc::new(Contents::open(&self.dir.path().join("contents"), 16).unwrap());
+        self.core = Core::open(Arc::clone(&self.core.store), contents, Arc::new(HostClock)).unwrap();
+        self.branch = self.core.branch(self.branch.id).unwrap();
+    }
+
+    /// The rig's mount attaches again.
+    pub(super) fn attach(&mut self) {
+        self.session = open(&self.core, &self.branch, SESSION);
+        self.serve_session();
     }
 
     /// Puts the rig's session behind a fresh transport.

@@ -1,9 +1,7 @@
 //! A request that is submitted again after a crash is answered, not run again.
 
-use super::{Rig, SESSION};
-use crate::core::session::Session;
+use super::Rig;
 use shm_transport::wire::{Errno, NodeId, Op, Reply, RequestId};
-use std::sync::Arc;
 
 const ROOT: NodeId = NodeId::ROOT;
 
@@ -26,11 +24,9 @@ fn the_record_outlives_the_daemon_and_ends_with_the_mount() {
     rig.entry(ROOT, Op::Create { name: "f".into(), mode: 0o644, flags: 0 });
     assert_eq!(rig.run_as(id, ROOT, unlink.clone(), &[]).0, Reply::Ok);
     // A daemon that starts afresh knows nothing but the store.
-    rig.session = Session::open(Arc::clone(&rig.core), SESSION, Arc::clone(&rig.branch), false).unwrap();
-    rig.serve_session();
+    rig.attach();
     assert_eq!(rig.run_as(id, ROOT, unlink.clone(), &[]).0, Reply::Ok);
     rig.session.close().unwrap();
-    rig.session = Session::open(Arc::clone(&rig.core), SESSION, Arc::clone(&rig.branch), false).unwrap();
-    rig.serve_session();
+    rig.attach();
     assert_eq!(rig.run_as(id, ROOT, unlink, &[]).0, Reply::Error(Errno::ENOENT), "nothing is left to repeat");
 }

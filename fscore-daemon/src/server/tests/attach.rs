@@ -6,24 +6,24 @@ use shm_transport::wire::{Caller, NodeId, Op, Reply, Request, RequestId, Session
 use shm_transport::{FsTransport, Geometry, SessionFds, ShmTransport};
 
 /// A frontend without a kernel.
-struct Frontend {
+pub(super) struct Frontend {
     session: SessionId,
     fds: SessionFds,
     end: ShmTransport,
-    connection: Option<Connection>,
+    pub(super) connection: Option<Connection>,
     read_only: bool,
     next: u64,
 }
 
 impl Frontend {
-    fn new(session: u64, read_only: bool) -> Self {
+    pub(super) fn new(session: u64, read_only: bool) -> Self {
         let session = SessionId(session);
         let fds = SessionFds::create(Geometry::default(), session).unwrap();
         let end = ShmTransport::attach(&fds).unwrap().remove(0);
         Self { session, fds, end, connection: None, read_only, next: 2 }
     }
 
-    fn attach(&mut self, running: &super::Running, branch: &str) -> Result<(), ClientError> {
+    pub(super) fn attach(&mut self, running: &super::Running, branch: &str) -> Result<(), ClientError> {
         let epoch = self.end.reset_for_new_daemon().unwrap();
         let attach = Attach {
             session: self.session,
@@ -58,28 +58,28 @@ impl Frontend {
         }
     }
 
-    fn run(&mut self, op: Op) -> Reply {
+    pub(super) fn run(&mut self, op: Op) -> Reply {
         self.submit(op);
         self.complete()
     }
 }
 
-fn with_branch(name: &str) -> super::Running {
+pub(super) fn with_branch(name: &str) -> super::Running {
     let running = start();
     make(&running, name);
     running
 }
 
-fn make(running: &super::Running, name: &str) {
+pub(super) fn make(running: &super::Running, name: &str) {
     let create = Command::BranchCreate { name: name.into(), base: None, from: None, frozen: false, reuse: false };
     running.client().branch_create(create).unwrap();
 }
 
-fn state_of(running: &super::Running) -> Vec<String> {
+pub(super) fn state_of(running: &super::Running) -> Vec<String> {
     running.client().mounts().unwrap().into_iter().map(|mount| mount.state).collect()
 }
 
-fn code(result: Result<(), ClientError>) -> ErrorCode {
+pub(super) fn code(result: Result<(), ClientError>) -> ErrorCode {
     match result {
         Err(ClientError::Refused(refusal)) => refusal.code,
         other => panic!("{other:?}"),

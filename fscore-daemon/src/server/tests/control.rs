@@ -72,14 +72,16 @@ fn detaching_what_only_a_former_daemon_knew_is_done() {
 fn shutdown_answers_then_ends_and_leaves_no_socket() {
     let mut running = start();
     let idle = running.client();
+    let counters = StatsReader::open(&running.paths.store).unwrap();
     running.client().shutdown().unwrap();
     running.join();
     drop(idle);
     assert!(!running.paths.socket.exists());
     assert!(Client::connect(&running.paths.socket).unwrap_err().is_not_running());
-    let sample = StatsReader::open(&running.paths.store).unwrap().sample().unwrap();
+    let sample = counters.sample().unwrap();
     assert!(sample.ended);
     assert!(sample.counters.contains(&("control_calls", 1)));
+    assert_eq!(StatsReader::open(&running.paths.store).unwrap_err().kind(), io::ErrorKind::NotFound);
 }
 
 #[test]
@@ -91,6 +93,27 @@ fn a_second_daemon_on_the_store_is_refused_and_leaves_the_first_alone() {
     paths.store.set_file_name("other");
     let third = Server::start(Config { paths: paths.clone(), allow_base: Vec::new() });
     assert!(matches!(third, Err(ServeError::SocketInUse(_))));
-    forget_counters(&paths.store);
+    assert_eq!(StatsReader::open(&paths.store).unwrap_err().kind(), io::ErrorKind::NotFound, "it left its counters");
     running.client().status().unwrap();
+}
+
+#[test]
+fn requests_are_counted_by_what_they_are() {
+    use shm_transport::wire::{NodeId, Op, Reply};
+    let running = super::attach::with_branch("a");
+    let mut frontend = super::attach::Frontend::new(1, false);
+    frontend.attach(&running, "a").unwrap();
+    for op in [Op::GetAttr, Op::Lookup { name: b"none".to_vec() }, Op::Mkdir { name: b"d".to_vec(), mode: 0o755 }] {
+        assert!(!matches!(frontend.run(op), Reply::Error(_)));
+    }
+    assert!(matches!(frontend.run(Op::Mkdir { name: b"d".to_vec(), mode: 0o755 }), Reply::Error(_)));
+    assert_eq!(frontend.run(Op::SyncFs), Reply::Ok);
+    let before = StatsReader::open(&running.paths.store).unwrap().sample().unwrap();
+    let now = |name: &str| before.counters.iter().find(|(found, _)| *found == name).unwrap().1;
+    assert_eq!((now("requests"), now("errors")), (5, 1));
+    assert_eq!((now("attributes"), now("lookups"), now("names"), now("fsyncs")), (1, 1, 2, 1));
+    assert!(now("syncs") >= 1);
+    assert_eq!((now("replays"), now("copy_ups"), now("reads"), now("writes")), (0, 0, 0, 0));
+    assert_eq!(before.mounts[0].in_flight, 0);
+    assert_ne!(NodeId::ROOT, NodeId::NONE);
 }

@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 mod attach;
+mod commit;
 mod control;
+mod ending;
 mod sockets;
 
 use super::*;
@@ -57,24 +59,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.stop();
-            forget_counters(&self.paths.store);
         }
-    }
-}
-
-/// The segment of the counters outlives the daemon by design; that of a test's store helps nobody. Its
-/// name is FNV-1a of the store's path.
-fn forget_counters(store: &Path) {
-    let store = store.canonicalize().unwrap();
-    let hash = store
-        .as_os_str()
-        .as_encoded_bytes()
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
-    let name = format!("/dev/shm/agentfs-{}-{hash:016x}", nix::unistd::geteuid());
-    match std::fs::remove_file(&name) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => panic!("{name}: {e}"),
-        _ => {}
     }
 }
 

@@ -85,3 +85,24 @@ fn the_peer_is_this_process() {
     assert_eq!(peer.pid, std::process::id() as i32);
     assert!(peer.is_own_or_root());
 }
+
+#[test]
+fn a_line_that_drips_in_is_given_up_and_one_that_has_not_begun_is_waited_for() {
+    let limit = Duration::from_millis(300);
+    let (mut lines, mut peer) = pair();
+    let waiting = std::thread::spawn(move || {
+        let first = lines.read_within(Some(limit)).map(|line| line.is_some());
+        (first, lines.read_within(Some(limit)), Instant::now())
+    });
+    std::thread::sleep(limit * 2);
+    peer.write_all(b"{}\n").unwrap();
+    let begun = Instant::now();
+    // Each byte comes in time, the line does not.
+    while !waiting.is_finished() && peer.write_all(b"x").is_ok() {
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(begun.elapsed() < Duration::from_secs(20), "the reader waits for ever");
+    }
+    let (first, second, _) = waiting.join().unwrap();
+    assert!(first.unwrap());
+    assert!(matches!(second, Err(LineError::Io(e)) if e.kind() == io::ErrorKind::TimedOut));
+}

@@ -58,3 +58,40 @@ fn one_call_splits_and_joins() {
     assert_eq!(&head, b"HEAD");
     assert_eq!(payload.to_vec(8).unwrap(), b"BODYMORE");
 }
+
+#[test]
+fn a_cached_read_gives_what_lies_in_memory_and_waits_for_no_disk() {
+    let (_fd, region) = Region::create("test", CAPACITY).unwrap();
+    let mut payload = region.payload(0, CAPACITY).unwrap();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"0123456789").unwrap();
+    assert_eq!(payload.read_cached(file.as_fd(), 4, 100).unwrap(), 6);
+    assert_eq!(payload.to_vec(6).unwrap(), b"456789");
+    assert_eq!(payload.read_cached(file.as_fd(), 10, 100).unwrap(), 0);
+    assert!(payload.read_cached(file.as_fd(), 0, CAPACITY + 1).is_err());
+
+    // A first page in memory and a second one on the disk.
+    file.set_len(CAPACITY as u64).unwrap();
+    file.sync_all().unwrap();
+    let rest = (CAPACITY - 4096) as i64;
+    nix::fcntl::posix_fadvise(&file, 4096, rest, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+    let cold = payload.read_cached(file.as_fd(), 0, CAPACITY);
+    if cold.is_ok() {
+        eprintln!(
+            "skipped: a_cached_read_gives_what_lies_in_memory: the file system of {:?} keeps all in memory",
+            std::env::temp_dir()
+        );
+        return;
+    }
+    assert_eq!(cold.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    assert_eq!(payload.read_from(file.as_fd(), 0, CAPACITY).unwrap(), CAPACITY);
+    assert_eq!(payload.read_cached(file.as_fd(), 0, CAPACITY).unwrap(), CAPACITY);
+}
+
+#[test]
+fn a_file_system_that_cannot_tell_counts_as_slow() {
+    let (_fd, region) = Region::create("test", CAPACITY).unwrap();
+    let mut payload = region.payload(0, CAPACITY).unwrap();
+    let file = File::open("/proc/self/status").unwrap();
+    assert_eq!(payload.read_cached(file.as_fd(), 0, 100).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}

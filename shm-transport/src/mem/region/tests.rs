@@ -57,3 +57,16 @@ fn what_is_not_a_sealed_memfd_is_refused() {
     let (fd, _region) = Region::create("long", 8192).unwrap();
     assert!(Region::attach(fd.as_fd(), 4096).is_err(), "longer than allowed");
 }
+
+#[test]
+fn a_region_of_huge_pages_is_refused() {
+    let options = MemfdOptions::new().allow_sealing(true).hugetlb(Some(memfd::HugetlbSize::Huge2MB));
+    let huge = match options.create("huge") {
+        Ok(huge) => huge,
+        Err(e) => return eprintln!("skipped: a_region_of_huge_pages_is_refused: no huge pages here: {e}"),
+    };
+    huge.as_file().set_len(2 << 20).unwrap();
+    huge.add_seals(&SEALS).unwrap();
+    let refused = Region::attach(OwnedFd::from(huge.into_file()).as_fd(), 4 << 20).unwrap_err();
+    assert!(refused.to_string().contains("ordinary memory"), "{refused}");
+}
