@@ -12,6 +12,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// The daemon is looked for again after a tenth of the time that it has been away, so that programs wait
+/// little longer than it takes to start, and many mounts do not keep the host busy.
+const BACK_OFF_SHARE: u32 = 10;
 const BACK_OFF_MIN: Duration = Duration::from_millis(5);
 const BACK_OFF_MAX: Duration = Duration::from_millis(200);
 /// A connection that lasted so long is not expected to end at once again.
@@ -33,7 +36,8 @@ pub(crate) struct ShmDaemon {
     socket: PathBuf,
     connection: Option<Connection>,
     next_try: Instant,
-    back_off: Duration,
+    /// Since when the daemon has been away, short visits not counted.
+    away: Instant,
     /// When the connection began.
     attached: Instant,
     /// The last complaint, so that each is logged once.
@@ -63,7 +67,7 @@ impl ShmDaemon {
             socket,
             connection: None,
             next_try: Instant::now(),
-            back_off: BACK_OFF_MIN,
+            away: Instant::now(),
             attached: Instant::now(),
             complaint: String::new(),
             first: Some(first),
@@ -94,6 +98,12 @@ impl ShmDaemon {
             epoch,
         };
         handshake::attach(&self.socket, &attach, &self.fds)
+    }
+
+    /// Puts the next look at the daemon off.
+    fn pause(&mut self) {
+        let pause = (self.away.elapsed() / BACK_OFF_SHARE).clamp(BACK_OFF_MIN, BACK_OFF_MAX);
+        self.next_try = Instant::now() + pause;
     }
 
     /// Tells whoever mounts that it will not work.
@@ -145,14 +155,12 @@ impl Daemon for ShmDaemon {
     fn lose(&mut self, why: &str) {
         if self.connection.take().is_some() {
             tracing::warn!(why, "the daemon is gone; requests wait for the next one");
-            let now = Instant::now();
-            if now.duration_since(self.attached) >= SETTLED {
-                self.back_off = BACK_OFF_MIN;
-                self.next_try = now;
+            if self.attached.elapsed() >= SETTLED {
+                self.away = Instant::now();
+                self.next_try = self.away;
             } else {
                 // A daemon that takes us and leaves us again must not be tried without a pause.
-                self.next_try = now + self.back_off;
-                self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
+                self.pause();
             }
         }
     }
@@ -187,8 +195,7 @@ impl Daemon for ShmDaemon {
                     self.complaint = complaint;
                 }
                 self.refuse_first(&error);
-                self.next_try = Instant::now() + self.back_off;
-                self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
+                self.pause();
                 false
             }
         }

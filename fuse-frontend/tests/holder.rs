@@ -103,6 +103,30 @@ fn of_many_holders_that_start_at_once_one_stays() {
 }
 
 #[test]
+fn a_new_mount_outlives_the_death_of_its_first_frontend() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    let program = world.dir.path().join("bin/agentfs-fuse");
+    let (real, died) = (world.dir.path().join("bin/real"), world.dir.path().join("died"));
+    install(&program, &real);
+    let script = world.dir.path().join("mortal.sh");
+    let text = format!(
+        "#!/bin/sh\n[ \"$1\" = --serve ] && mkdir {} 2>/dev/null && kill -9 $$\nexec {} \"$@\"\n",
+        died.display(),
+        real.display()
+    );
+    fs::write(&script, text).unwrap();
+    install(&script, &program);
+    let mounted = world.mount("good");
+    assert!(mounted.status.success(), "{mounted:?}");
+    assert!(died.exists());
+    world.succeed("echo there > $1/f; grep there $1/f");
+    assert_eq!(zombies_of(world.holder.id().cast_signed()), 0);
+}
+
+#[test]
 fn a_frontend_that_cannot_live_is_told_and_not_started_without_a_pause() {
     if !can_mount() {
         return;

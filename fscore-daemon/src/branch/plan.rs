@@ -109,7 +109,7 @@ impl Plan {
 fn was(stat: &BaseStat) -> PlanWas {
     let a = &stat.attr;
     let mtime = (a.mtime.sec, a.mtime.nsec);
-    PlanWas { ino: stat.object.0, mode: a.mode, uid: a.uid, gid: a.gid, size: a.size, mtime }
+    PlanWas { ino: stat.host_ino, mode: a.mode, uid: a.uid, gid: a.gid, size: a.size, mtime }
 }
 
 /// Whether the base has at a place what the branch has there, so that no other object is put there; that only

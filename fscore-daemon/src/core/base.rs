@@ -59,6 +59,8 @@ pub struct BaseStat {
     pub kind: FileKind,
     /// Its attributes.
     pub attr: Attr,
+    /// Its inode number on the host, which is not the object's where that was taken.
+    pub host_ino: u64,
 }
 
 /// A name in a base directory.
@@ -379,7 +381,7 @@ impl Base {
 }
 
 fn represent(object: ObjectId, look: &Look) -> BaseStat {
-    BaseStat { object, kind: look.kind, attr: Attr { ino: object.0, ..look.attr } }
+    BaseStat { object, kind: look.kind, attr: Attr { ino: object.0, ..look.attr }, host_ino: look.ino }
 }
 
 /// Keeps a descriptor within the bound; an arbitrary older one makes room.

@@ -77,6 +77,9 @@ struct Inner {
     appended: AtomicU64,
 }
 
+/// More bytes of log than this and than the last checkpoint had make a checkpoint due at the next start: replay
+/// is what programs on the mounts wait for.
+const LOG_LONG: u64 = 1 << 20;
 /// More segments than this, however short (each start begins one), make a checkpoint due at the next start.
 const SEGMENTS_MAX: usize = 64;
 
@@ -227,7 +230,9 @@ fn clear_obsolete(disk: &dyn Disk, found: &Recovered) -> Result<(), StoreError> 
 impl Inner {
     fn new(disk: Arc<dyn Disk>, options: Options, found: Recovered) -> Result<Self, StoreError> {
         let Recovered { tree, checkpoint, mut segments, next, durable, replayed_bytes, spares: left, .. } = found;
-        let many = segments.len() > SEGMENTS_MAX;
+        // What was replayed now is replayed at each start until a checkpoint covers it.
+        let checkpoint_len = checkpoint.map_or(0, |(_, len)| len);
+        let long = replayed_bytes > LOG_LONG.max(checkpoint_len) || segments.len() > SEGMENTS_MAX;
         let unsynced =
             segments.iter().filter(|s| s.last >= s.first && s.last > durable).map(|s| Arc::clone(&s.file)).collect();
         let last = segments.pop().ok_or_else(|| StoreError::Damaged("the log has no segment".into()))?;
@@ -246,7 +251,6 @@ impl Inner {
                 Some(_) => spares.discard(&format!("meta/{name}")),
             }
         }
-        let checkpoint_len = checkpoint.map_or(0, |(_, len)| len);
         let durable = Arc::new(AtomicU64::new(durable));
         let log = Log {
             disk: Arc::clone(&disk),
@@ -265,7 +269,7 @@ impl Inner {
             renames_durable: 0,
             refusing: None,
             bytes: replayed_bytes,
-            checkpoint_at: if many { 0 } else { options.checkpoint_bytes.max(checkpoint_len) },
+            checkpoint_at: if long { 0 } else { options.checkpoint_bytes.max(checkpoint_len) },
             spare_due: false,
         };
         Ok(Self {

@@ -23,6 +23,8 @@ pub(super) struct Mount {
     pub(super) keeper: Keeper,
     /// A frontend has attached it to the daemon once.
     pub(super) serving: bool,
+    /// It goes with the frontend that it has.
+    pub(super) given_up: bool,
     /// Features of the kernel that it does without.
     without: Vec<String>,
     /// How its last frontend ended.
@@ -32,7 +34,7 @@ pub(super) struct Mount {
 /// What the end of a frontend means for its mount.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It is unmounted, or was never served.
+    /// It is unmounted, or given up.
     Gone,
     /// Another frontend takes it over.
     Adopt,
@@ -42,7 +44,16 @@ impl Mount {
     pub(super) fn new(name: MountName, fuse: OwnedFd, session: SessionFds, now: Instant) -> Self {
         let settled = session.header().ok().and_then(|header| header.fuse_state());
         let without = settled.map(|settled| feature::missing(settled.flags)).unwrap_or_default();
-        Self { name, fuse, session, keeper: Keeper::new(now), serving: false, without, last_end: String::new() }
+        Self {
+            name,
+            fuse,
+            session,
+            keeper: Keeper::new(now),
+            serving: false,
+            given_up: false,
+            without,
+            last_end: String::new(),
+        }
     }
 
     /// Starts a frontend. The caller holds the lock under which all children are started.
@@ -98,13 +109,14 @@ impl Mount {
     /// Its frontend ended.
     pub(super) fn ended(&mut self, status: ExitStatus, now: Instant) -> Fate {
         let session = self.name.session;
-        if status.success() {
+        if status.success() || self.given_up {
             tracing::info!(%session, "unmounted");
             return Fate::Gone;
         }
         if !self.serving {
-            tracing::warn!(%session, %status, "the frontend of a new mount ended; the mount is given up");
-            return Fate::Gone;
+            // Whoever waits for the mount starts another frontend, or gives it up.
+            tracing::warn!(%session, %status, "the frontend of a new mount ended before it served");
+            return Fate::Adopt;
         }
         self.keeper.again(now);
         self.last_end = status.to_string();

@@ -11,10 +11,10 @@ use nix::sys::signal::Signal;
 use shm_transport::SessionFds;
 use shm_transport::control::client::Client;
 use shm_transport::control::holder::{HeldMount, MountName, Pong};
-use shm_transport::control::line::LineStream;
+use shm_transport::control::line::{LineError, LineStream};
 use shm_transport::control::{Answer, ErrorCode, Failure};
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,8 @@ const MOUNTS_MAX: usize = 4096;
 const STOP_MAX: Duration = Duration::from_secs(10);
 /// How long a frontend may take to end after its mount has ended.
 const UNMOUNTED_MAX: Duration = Duration::from_secs(5);
+/// Frontends of a new mount that may die before one serves: more, and it is no accident.
+const FIRST_TRIES: usize = 3;
 /// Longest wait for a daemon to serve, or for a frontend to attach.
 const READY_MAX: Duration = Duration::from_mins(1);
 
@@ -248,37 +250,56 @@ impl Shared {
     /// Takes a mount in and waits until its first frontend has attached it to the daemon.
     pub(super) fn adopt(&self, name: MountName, fuse: OwnedFd, session: SessionFds) -> Result<HeldMount, Failure> {
         let key = name.session.0;
-        let answers = {
-            let mut guard = self.lock();
-            let state = &mut *guard;
+        {
+            let mut state = self.lock();
             if state.stop.is_some() {
                 return Err(refusal(ErrorCode::Busy, "the holder is stopping", Some("start it again afterwards")));
             }
             if state.mounts.contains_key(&key) || state.mounts.len() >= MOUNTS_MAX {
                 return Err(refusal(ErrorCode::Busy, "the session is held already, or too many are", None));
             }
-            let now = Instant::now();
-            let paths = &state.config.paths;
-            let mut mount = Mount::new(name, fuse, session, now);
-            let answers = mount.start(&self.own, &paths.store, &paths.socket, now)?;
-            state.mounts.insert(key, mount);
-            answers
-        };
-        let told = first_word(answers);
+            state.mounts.insert(key, Mount::new(name, fuse, session, Instant::now()));
+        }
+        let served = self.first_frontend(key);
         let mut state = self.lock();
-        match (told, state.mounts.get_mut(&key)) {
-            (Ok(()), Some(mount)) => {
+        let mount = state.mounts.get_mut(&key).ok_or_else(unmounted_at_once)?;
+        match served {
+            Ok(()) => {
                 mount.serving = true;
                 Ok(mount.held(Instant::now()))
             }
-            (Ok(()), None) => Err(refusal(ErrorCode::Internal, "the frontend died at once", Some("see holder.log"))),
-            (Err(failure), mount) => {
-                if let Some(mount) = mount {
-                    mount.keeper.signal(Signal::SIGKILL);
+            Err(failure) => {
+                mount.given_up = true;
+                mount.keeper.signal(Signal::SIGKILL);
+                if mount.keeper.pid().is_none() {
+                    state.mounts.remove(&key);
                 }
                 Err(failure)
             }
         }
+    }
+
+    /// Starts a frontend for a new mount and waits until it serves; another one if that dies before.
+    fn first_frontend(&self, key: u64) -> Result<(), Failure> {
+        let mut last = String::new();
+        for _ in 0..FIRST_TRIES {
+            let mut state = self.lock();
+            let deadline = Instant::now() + STOP_MAX;
+            // Started when the last one is reaped.
+            while state.mounts.get(&key).is_some_and(|mount| mount.keeper.pid().is_some()) {
+                state = self.wait(state, deadline).ok_or_else(|| does_not_serve("it cannot be ended"))?;
+            }
+            let State { config, mounts, .. } = &mut *state;
+            let mount = mounts.get_mut(&key).ok_or_else(unmounted_at_once)?;
+            let answers = mount.start(&self.own, &config.paths.store, &config.paths.socket, Instant::now())?;
+            drop(state);
+            match first_word(answers) {
+                Heard::Serves => return Ok(()),
+                Heard::Refused(failure) => return Err(failure),
+                Heard::Ended(why) => last = why,
+            }
+        }
+        Err(does_not_serve(&last))
     }
 
     /// Lets bases lie below one more directory, for which the daemon starts afresh.
@@ -374,16 +395,32 @@ impl Shared {
     }
 }
 
+fn does_not_serve(why: &str) -> Failure {
+    let message = format!("the frontend does not serve: {why}");
+    refusal(ErrorCode::Internal, message, Some("see holder.log and agentfsd.log in the store's log directory"))
+}
+
+fn unmounted_at_once() -> Failure {
+    refusal(ErrorCode::Busy, "the mount ended while it was being taken in", Some("mount it again"))
+}
+
 /// What a new frontend says of its first attach.
-fn first_word(mut answers: LineStream) -> Result<(), Failure> {
-    let unheard = |why: String| {
-        let message = format!("the frontend does not serve: {why}");
-        refusal(ErrorCode::Internal, message, Some("see holder.log and agentfsd.log in the store's log directory"))
-    };
-    answers.set_timeout(Some(READY_MAX)).map_err(|e| unheard(e.to_string()))?;
-    let line = answers.read().map_err(|e| unheard(e.to_string()))?.ok_or_else(|| unheard("it ended".into()))?;
-    match line.parse::<Answer>().map_err(|e| unheard(e.to_string()))? {
-        Answer::Ok(_) => Ok(()),
-        Answer::Error(failure) => Err(failure),
+enum Heard {
+    Serves,
+    Refused(Failure),
+    /// Nothing: it died.
+    Ended(String),
+}
+
+fn first_word(mut answers: LineStream) -> Heard {
+    let word = answers.set_timeout(Some(READY_MAX)).map_err(LineError::Io).and_then(|()| answers.read());
+    match word.and_then(|line| line.map(|line| line.parse::<Answer>()).transpose()) {
+        Ok(Some(Answer::Ok(_))) => Heard::Serves,
+        Ok(Some(Answer::Error(failure))) => Heard::Refused(failure),
+        Ok(None) => Heard::Ended("it ended".into()),
+        Err(LineError::Cut) => Heard::Ended("it ended in a word".into()),
+        // It had not even read what it is to serve.
+        Err(LineError::Io(e)) if e.kind() == ErrorKind::ConnectionReset => Heard::Ended("it ended at once".into()),
+        Err(e) => Heard::Refused(does_not_serve(&e.to_string())),
     }
 }

@@ -155,6 +155,26 @@ fn checkpoints_bound_the_log() {
     assert!(disk.list("meta").unwrap().len() < 80);
 }
 
+/// What one start replayed for long, the next ones do not replay again.
+#[test]
+fn a_long_replay_makes_a_checkpoint_due() {
+    let disk = FaultyDisk::new();
+    let options = Options { threads: false, ..Options::default() };
+    let open = || LogStore::open_on(Arc::new(disk.clone()), options).unwrap();
+    let store = open();
+    for number in 0..12_000 {
+        store.commit(&put("key", &format!("{number:0100}"))).unwrap();
+    }
+    drop(store);
+    let store = open();
+    assert!(store.opened().replayed >= 12_000, "{:?}", store.opened());
+    store.commit(&put("another", "1")).unwrap();
+    drop(store);
+    let store = open();
+    assert!(store.opened().replayed < 10, "{:?}", store.opened());
+    assert_eq!(dump(&store).len(), 2);
+}
+
 /// A checkpoint written while batches go on still recovers to the exact state.
 #[test]
 fn checkpoints_beside_writers_are_exact() {
