@@ -8,7 +8,7 @@ default:
 
 # Install what building, testing and mounting needs (Debian packages; needs root or sudo)
 setup:
-    bash .ci/setup
+    bash .ci/setup --tests
 
 # Debug build of all four programs
 build:
@@ -18,12 +18,12 @@ build:
 release:
     cargo build --release --workspace --bins --locked
 
-# Install the release programs below PREFIX, with the names of the mount helper
-install prefix="/usr/local": release
-    install -d "{{prefix}}/bin" "{{prefix}}/sbin"
+# Install the release programs below PREFIX, and the mount helper where mount(8) looks for it
+install prefix="/usr/local" helpers="/usr/sbin": release
+    install -d "{{prefix}}/bin" "{{helpers}}"
     install -m 755 target/release/agentfs target/release/agentfsd target/release/agentfs-fuse "{{prefix}}/bin/"
-    ln -sf ../bin/agentfs-fuse "{{prefix}}/sbin/mount.fuse.agentfs"
-    ln -sf ../bin/agentfs-fuse "{{prefix}}/sbin/mount.agentfs"
+    ln -sf "$(realpath "{{prefix}}")/bin/agentfs-fuse" "{{helpers}}/mount.fuse.agentfs"
+    ln -sf "$(realpath "{{prefix}}")/bin/agentfs-fuse" "{{helpers}}/mount.agentfs"
 
 # Show AgentFS on this checkout: branch, work, diff, commit into a copy, discard
 demo:
@@ -46,9 +46,14 @@ loom *args:
     RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS="${LOOM_MAX_PREEMPTIONS:-3}" CARGO_TARGET_DIR=target/loom \
         cargo test -p shm-transport --release --locked --lib loom {{args}}
 
-# Fuzz TARGET (decode or attach) for SECONDS; needs cargo-fuzz (cargo install cargo-fuzz --locked) and g++
+# Fuzz TARGET (decode or attach) for SECONDS; needs a C++ compiler
 fuzz target="decode" seconds="60":
-    cd shm-transport && cargo fuzz run {{target}} --sanitizer none -- -max_total_time={{seconds}}
+    bash harness/fuzz.sh {{target}} {{seconds}}
+
+# A system in a container that mounts by fstab, is killed at, and boots again (root, debootstrap, systemd-nspawn)
+test-booted: build
+    bash harness/booted.sh prepare
+    bash harness/booted.sh run target/debug
 
 # Format, clippy and rustdoc, warnings are errors
 lint:
@@ -68,6 +73,11 @@ deny:
 # Benchmarks against the host directory (release build; see specs/performance.md)
 bench *args: release
     target/release/agentfs-harness bench {{args}}
+
+# Kill daemon, frontends and both under real programs, and check that none of them sees it
+# (release build; `just chaos --help` lists what can be chosen)
+chaos *args: release
+    target/release/agentfs-harness chaos {{args}}
 
 # API documentation of the workspace
 doc:

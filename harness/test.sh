@@ -16,7 +16,7 @@ failed=0
 skipped=0
 
 if [ "${1:-}" != "--no-setup" ]; then
-    bash .ci/setup
+    bash .ci/setup --tests
 fi
 
 # step NAME COMMAND...: one check that passes or fails as a whole.
@@ -159,14 +159,20 @@ tests loom 1 env RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS="${LOOM_MAX_PREEMPT
     CARGO_TARGET_DIR="$target/loom" \
     cargo test -p shm-transport --release --locked --lib loom || true
 
-# The fuzz targets' functions run as the test `corpus` above; with cargo-fuzz they also run guided.
-if command -v cargo-fuzz >/dev/null 2>&1; then
+# A system that boots, mounts by fstab, is killed at, powered off, and boots again.
+if why="$(bash harness/booted.sh prepare)"; then
+    step booted bash harness/booted.sh run "$target/debug" || true
+else
+    skip booted "$why"
+fi
+
+# The fuzz targets' functions run as the test `corpus` above; here they run guided by coverage.
+if command -v c++ >/dev/null 2>&1; then
     for fuzz in decode attach; do
-        step "fuzz-$fuzz" env -C shm-transport CARGO_TARGET_DIR="$target/fuzz" \
-            cargo fuzz run "$fuzz" --sanitizer none -- -max_total_time=30 || true
+        step "fuzz-$fuzz" bash harness/fuzz.sh "$fuzz" 30 || true
     done
 else
-    skip fuzz "no cargo-fuzz, so the fuzz targets ran only over mutated seeds"
+    skip fuzz "no C++ compiler, so the fuzz targets ran only over mutated seeds"
 fi
 
 printf '\n'

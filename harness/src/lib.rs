@@ -22,11 +22,14 @@
 
 pub mod bench;
 pub mod bins;
+pub mod chaos;
 pub mod differential;
 pub mod mounts;
+pub mod namespace;
 pub mod probe;
 pub mod procs;
 pub mod run;
+pub mod small_disk;
 pub mod suites;
 pub mod sys;
 pub mod tree;

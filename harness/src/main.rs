@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
+use harness::chaos::workloads::{self, Kind, Place};
+use harness::chaos::{self, Control};
 use harness::{bench, probe, suites};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,6 +22,9 @@ enum Command {
     List,
     /// Measure a branch mount against the host directory on one fresh file system.
     Bench(bench::Options),
+    /// Kill the daemon, the frontends or both while real programs work on the mounts, and check that they
+    /// see a pause and nothing else.
+    Chaos(chaos::Options),
     /// A child program of a test.
     #[command(hide = true, subcommand)]
     Probe(Probe),
@@ -44,6 +49,21 @@ enum Probe {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Be one process of a workload of `chaos`, until `control/stop` exists.
+    Work {
+        /// The workload.
+        kind: String,
+        /// Its directory on the mount.
+        dir: PathBuf,
+        /// Its control directory.
+        control: PathBuf,
+        /// Seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Check what a former run left.
+        #[arg(long)]
+        verify: bool,
+    },
 }
 
 #[expect(clippy::print_stdout, reason = "its output is the purpose of a command")]
@@ -56,10 +76,20 @@ fn main() -> ExitCode {
             Ok(())
         }
         Command::Bench(options) => bench::run(&options),
+        Command::Chaos(options) => chaos::run(&options),
         Command::Probe(Probe::Errno { op, paths }) => probe::errno(&op, &paths).map(|name| println!("{name}")),
         Command::Probe(Probe::Churn { dir, control, seed }) => {
-            probe::churn::churn(&probe::churn::Churn { dir, control, seed })
-                .map(|operations| println!("{operations} operations"))
+            let place = Place { dir, control: Control::new(&control), seed };
+            workloads::work(Kind::Writer, &place).map(|operations| println!("{operations} operations"))
+        }
+        Command::Probe(Probe::Work { kind, dir, control, seed, verify }) => {
+            let place = Place { dir, control: Control::new(&control), seed };
+            Kind::named(&kind).and_then(|kind| {
+                if verify {
+                    return workloads::verify(kind, &place);
+                }
+                workloads::work(kind, &place).map(|operations| println!("{operations} operations"))
+            })
         }
     };
     match result {

@@ -1,14 +1,17 @@
 //! The test suites, for `agentfs-harness list`.
 
 /// Name and promise of each suite under `harness/tests/`.
-pub const SUITES: [(&str, &str); 10] = [
+pub const SUITES: [(&str, &str); 13] = [
     ("basic_ops", "every operation of a file system, and contents from 0 bytes to 1 GiB"),
     ("negative_ops", "every refusal has the errno that POSIX and Linux give it"),
     ("overlay", "a branch over a base: pass-through, copy-up, whiteouts, hard links, inode numbers"),
     ("branches", "isolation, snapshots, branches of branches, restart, deletion"),
     ("diff_commit", "diff lists every change; commit makes the base equal to the branch, or changes nothing"),
     ("run_command", "`agentfs run` as a user sees it, also without privilege"),
+    ("mount_helper", "mount(8), umount(8) and fstab lines, at once and by users"),
+    ("user_mounts", "`agentfs mount` by a user without privilege, through fusermount3"),
     ("crash", "programs see no error and lose nothing when the daemon or the frontend is killed"),
+    ("chaos", "real programs under random kills of daemon, frontends and both; needs most of its time for itself"),
     ("real_input", "git, cargo, npm, SQLite and tar on a branch of a real project"),
     ("bad_input", "a clear error or right behaviour for wrong paths, stores, peers, and a full disk"),
     ("differential", "random operations behave on a branch as on tmpfs"),

@@ -10,6 +10,7 @@
 )]
 
 use harness::run::run;
+use harness::small_disk::SmallDisk;
 use harness::tree::Columns;
 use harness::{Tree, World, procs, sys};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -256,42 +257,12 @@ fn nonsense_on_the_command_line_is_refused() {
     assert!(begun.elapsed() < Duration::from_secs(30));
 }
 
-/// A small ext4 file system in a file, for stores that fill up.
-struct SmallDisk {
-    mountpoint: PathBuf,
-    image: PathBuf,
-}
-
-impl SmallDisk {
-    fn new(world: &World, mib: u64) -> Self {
-        let image = world.out().join("disk");
-        std::fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
-        let mountpoint = world.dir().join("disk");
-        std::fs::create_dir(&mountpoint).unwrap();
-        world.program(world.dir(), "mkfs.ext4", &["-q", "-F", "-m", "0", text(&image)]);
-        world.program(world.dir(), "mount", &["-o", "loop", text(&image), text(&mountpoint)]);
-        Self { mountpoint, image }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let ended = procs::wait_for(Duration::from_secs(5), || {
-            nix::mount::umount2(&self.mountpoint, nix::mount::MntFlags::empty()).is_ok()
-        });
-        if !ended {
-            nix::mount::umount2(&self.mountpoint, nix::mount::MntFlags::MNT_DETACH).ok();
-        }
-        std::fs::remove_file(&self.image).ok();
-    }
-}
-
 #[test]
 fn a_full_disk_is_enospc_to_the_writer_and_rm_still_works() {
     let Some(outer) = World::start("a_full_disk_outer") else { return };
-    let disk = SmallDisk::new(&outer, 64);
+    let disk = SmallDisk::new(&outer, 64, &[]);
     {
-        let world = World::start_with("a_full_disk", Some(&disk.mountpoint.join("store"))).unwrap();
+        let world = World::start_with("a_full_disk", Some(&disk.path().join("store"))).unwrap();
         let base = world.base("p");
         std::fs::write(base.join("big"), sys::pattern(1, 4 << 20)).unwrap();
         let mnt = world.mount("b", Some(&base));

@@ -10,11 +10,12 @@
 )]
 
 use harness::run::run;
+use harness::small_disk::SmallDisk;
 use harness::tree::Columns;
 use harness::{Tree, World, sys};
 use rustix::fs::{FileType, XattrFlags};
 use std::collections::BTreeMap;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -364,4 +365,45 @@ fn a_discarded_branch_changes_nothing() {
     before.assert_same(&Tree::of(&base, Columns::UNTOUCHED), "the base");
     let freed = harness::procs::wait_for(Duration::from_secs(10), || used(world.store()) + 150 < with);
     assert!(freed, "discarding gives the space back: {with} KiB before, {} after", used(world.store()));
+}
+
+fn ino(file: &Path) -> u64 {
+    std::fs::metadata(file).unwrap().ino()
+}
+
+#[test]
+fn an_inode_number_that_the_host_used_again_is_no_conflict() {
+    let Some(world) = World::start("a_number_used_again") else { return };
+    let disk = SmallDisk::new(&world, 8, &["-N", "32"]);
+    let base = disk.path().join("project");
+    std::fs::create_dir_all(base.join("d")).unwrap();
+    std::fs::write(base.join("d/f"), "old").unwrap();
+    for branch in ["holds", "removes", "removes-all"] {
+        world.cli(&["branch", "create", branch, "--base", base.to_str().unwrap()]);
+    }
+    let held = world.mount("holds", None);
+    std::fs::write(held.join("d/f"), "changed").unwrap();
+    let number = ino(&base.join("d/f"));
+    std::fs::remove_file(base.join("d/f")).unwrap();
+    // As many as there are inodes: one of them gets the number.
+    let taker = (0..32)
+        .map(|n| base.join(format!("d/g{n}")))
+        .find(|file| std::fs::write(file, "new").is_ok() && ino(file) == number);
+    let taker = taker.expect("the file system gives the number out again");
+    let name = taker.file_name().unwrap();
+
+    let mnt = world.mount("removes", None);
+    std::fs::remove_file(mnt.join("d").join(name)).unwrap();
+    world.cli(&["umount", mnt.to_str().unwrap()]);
+    world.cli(&["commit", "removes"]);
+    assert!(!taker.exists());
+
+    std::fs::write(&taker, "once more").unwrap();
+    let mnt = world.mount("removes-all", None);
+    std::fs::remove_dir_all(mnt.join("d")).unwrap();
+    world.cli(&["umount", mnt.to_str().unwrap()]);
+    world.cli(&["commit", "removes-all"]);
+    assert!(!base.join("d").exists());
+    assert_eq!(std::fs::read_to_string(held.join("d/f")).unwrap(), "changed");
+    world.cli(&["umount", held.to_str().unwrap()]);
 }

@@ -214,40 +214,75 @@ fn this_workspace_builds_twice() {
     assert!(!base.join("target").exists());
 }
 
+/// Packages of more than 1,000 files, with dependencies and with programs in `node_modules/.bin`.
+const PACKAGES: &str =
+    r#"{"name":"x","version":"1.0.0","dependencies":{"express":"4.18.2","lodash":"4.17.21","rimraf":"3.0.2"}}"#;
+
 #[test]
-fn npm_installs_a_package_of_500_files() {
-    let test = "npm_installs_a_package_of_500_files";
+fn npm_installs_packages_of_1000_files() {
+    let test = "npm_installs_packages_of_1000_files";
     if missing(test, "npm") {
         return;
     }
     let Some(world) = World::start(test) else { return };
-    world.limit(Duration::from_secs(300));
-    let npm = |dir: &Path| {
-        std::fs::create_dir_all(dir).unwrap();
-        std::fs::write(dir.join("package.json"), "{\"name\":\"x\",\"version\":\"1.0.0\"}\n").unwrap();
+    world.limit(Duration::from_secs(400));
+    let npm = |dir: &Path, what: &str| {
         let mut command = world.command("npm");
-        let options = ["install", "--no-audit", "--no-fund", "--prefer-offline", "--fetch-retries=1", "lodash@4.17.21"];
-        command.args(options).env("npm_config_cache", world.out().join("npm")).current_dir(dir);
-        run(&mut command, LIMIT)
+        command.args([
+            what,
+            "--no-audit",
+            "--no-fund",
+            "--no-update-notifier",
+            "--prefer-offline",
+            "--fetch-retries=1",
+        ]);
+        run(command.env("npm_config_cache", world.out().join("npm")).current_dir(dir), LIMIT)
     };
-    let host = world.out().join("host");
-    let out = npm(&host);
+    let host = world.base("host");
+    std::fs::write(host.join("package.json"), PACKAGES).unwrap();
+    let out = npm(&host, "install");
     if !out.status.success() {
+        let registry = ["ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ETIMEDOUT", "ENETUNREACH", "E403", "E404"];
+        assert!(registry.iter().any(|code| out.says(code)), "{out}");
         eprintln!("skipped: {test}: the registry cannot be reached: {}", out.stderr.lines().next().unwrap_or(""));
         return;
     }
+    let columns = Columns { owner: true, nlink: true, ..Columns::CONTENT };
+    let expected = Tree::of(&host, columns);
+    assert!(expected.entries.len() > 1000, "{} files", expected.entries.len());
+    let works = |dir: &Path| {
+        let script = "require('express')(); console.log(require('lodash').chunk([1,2,3,4],2).length)";
+        assert_eq!(world.program(dir, "node", &["-e", script]).stdout, "2\n");
+        std::fs::create_dir_all(dir.join("a/b")).unwrap();
+        world.program(dir, "./node_modules/.bin/rimraf", &["a"]);
+        assert!(!dir.join("a").exists());
+    };
+    // From nothing: installed, installed again, installed afresh, each as on the host.
     let base = world.base("p");
+    std::fs::write(base.join("package.json"), PACKAGES).unwrap();
     let mnt = world.mount("b", Some(&base));
-    npm(&mnt).success();
-    let columns = Columns { owner: true, ..Columns::CONTENT };
-    let expected = Tree::of(&host.join("node_modules/lodash"), columns);
-    assert!(expected.entries.len() > 500, "{} files", expected.entries.len());
-    expected.assert_same(&Tree::of(&mnt.join("node_modules/lodash"), columns), "host and branch");
+    for what in ["install", "install", "ci"] {
+        npm(&mnt, what).success();
+        expected.assert_same(&Tree::of(&mnt, columns), &format!("host and branch after npm {what}"));
+    }
     world.remount("b", &mnt);
-    let out = world.program(&mnt, "node", &["-e", "console.log(require('lodash').chunk([1,2,3,4],2).length)"]);
-    assert_eq!(out.stdout, "2\n");
-    std::fs::remove_dir_all(mnt.join("node_modules")).unwrap();
-    assert!(sys::names(&base).is_empty());
+    expected.assert_same(&Tree::of(&mnt, columns), "host and branch after a remount");
+    works(&mnt);
+    assert!(npm(&mnt, "install").success().says("up to date"));
+    world.umount(&mnt);
+    assert_eq!(sys::names(&base).len(), 1, "the base");
+    world.cli(&["commit", "b"]);
+    expected.assert_same(&Tree::of(&base, columns), "host and committed base");
+    works(&base);
+    // Over what the base has installed: `npm ci` deletes all of it and makes it anew.
+    let before = Tree::of(&host, Columns::UNTOUCHED);
+    let over = world.mount("over", Some(&host));
+    assert!(npm(&over, "install").success().says("up to date"));
+    npm(&over, "ci").success();
+    expected.assert_same(&Tree::of(&over, columns), "host and branch over it");
+    works(&over);
+    std::fs::remove_dir_all(over.join("node_modules")).unwrap();
+    before.assert_same(&Tree::of(&host, Columns::UNTOUCHED), "the base");
 }
 
 const SQLITE: &str = r"

@@ -1,7 +1,6 @@
 //! Small programs that tests run as child processes: under another user, in another namespace, or while
 //! the product is killed under them.
 
-pub mod churn;
 mod model;
 
 use crate::sys::{self, Res};
@@ -9,7 +8,7 @@ use rustix::fs::{OFlags, RenameFlags, XattrFlags};
 use std::io::Write;
 use std::path::Path;
 
-pub use model::{Expected, Model};
+pub use model::{Expected, Model, look};
 
 /// Runs one operation on paths and gives its errno by name, or `OK`.
 ///

@@ -22,7 +22,7 @@ pub enum Expected {
         /// Value of `user.churn`.
         xattr: Option<Vec<u8>>,
     },
-    /// A directory, empty.
+    /// A directory.
     Dir,
     /// A symbolic link.
     Symlink {
@@ -31,10 +31,10 @@ pub enum Expected {
     },
 }
 
-/// All expected names of one directory.
+/// All expected names below one directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Model {
-    /// Name to what it is.
+    /// Path below the directory to what it is.
     pub names: BTreeMap<String, Expected>,
     /// How many operations led to it.
     pub operations: u64,
@@ -44,10 +44,11 @@ impl Model {
     /// The differences between a directory and this model, a line each.
     pub fn check(&self, dir: &Path) -> Vec<String> {
         let mut wrong = Vec::new();
-        let listed: Vec<String> = match sys::readdir(dir) {
-            Ok(entries) => entries.iter().map(|(n, _, _)| String::from_utf8_lossy(n).into_owned()).collect(),
-            Err(e) => return vec![format!("cannot list {}: {e}", dir.display())],
-        };
+        let mut listed = Vec::new();
+        if let Err(e) = list(dir, "", &mut listed) {
+            return vec![e];
+        }
+        listed.sort();
         for pair in listed.windows(2) {
             if pair[0] == pair[1] {
                 wrong.push(format!("{} is listed twice", pair[0]));
@@ -79,9 +80,26 @@ impl Model {
     }
 }
 
-/// What stands at a path.
-pub(super) fn look(path: &Path) -> sys::Res<Expected> {
+/// Adds every path below `dir` to `names`, each after `prefix`.
+fn list(dir: &Path, prefix: &str, names: &mut Vec<String>) -> Result<(), String> {
+    let entries = sys::readdir(dir).map_err(|e| format!("cannot list {}: {e}", dir.display()))?;
+    for (name, _, kind) in entries {
+        let name = String::from_utf8_lossy(&name).into_owned();
+        if FileType::from_raw_mode(kind) == FileType::Directory {
+            list(&dir.join(&name), &format!("{prefix}{name}/"), names)?;
+        }
+        names.push(format!("{prefix}{name}"));
+    }
+    Ok(())
+}
+
+/// What stands at a path; a file's bytes come from the file system, not from the page cache.
+pub fn look(path: &Path) -> sys::Res<Expected> {
     let stat = sys::lstat(path)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+        let file = sys::open(path, rustix::fs::OFlags::RDONLY, 0)?;
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    }
     Ok(match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => Expected::Dir,
         FileType::Symlink => Expected::Symlink { target: String::from_utf8_lossy(&sys::readlink(path)?).into_owned() },

@@ -1,0 +1,181 @@
+#!/usr/bin/env bash
+# AgentFS on a booted system: a small Debian with systemd, in a container, mounts branches by /etc/fstab,
+# has its processes killed, is powered off, boots, loses its power, and boots again. What it does inside stands in booted-inside.sh.
+#
+# Usage: bash harness/booted.sh prepare          makes the system's archive; prints why, if it cannot
+#        bash harness/booted.sh run BIN_DIR      boots it three times, with the programs of BIN_DIR
+# Needs root, debootstrap and systemd-nspawn. The archive is kept in $AGENTFS_TEST_CACHE.
+set -euo pipefail
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+cache="${AGENTFS_TEST_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/agentfs-test}"
+packages="systemd,systemd-sysv,dbus,fuse3"
+# The system that the programs were built on: its C library is theirs.
+# shellcheck source=/dev/null
+suite="$(. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}")"
+archive="$cache/$suite-${packages//,/-}-1.tar"
+# A boot takes seconds; a busy machine much longer.
+boot_limit=180
+
+prepare() {
+    local tool
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "not root"
+        return 1
+    fi
+    if [ ! -e /dev/fuse ]; then
+        echo "no /dev/fuse"
+        return 1
+    fi
+    for tool in debootstrap systemd-nspawn; do
+        if ! command -v "$tool" >/dev/null 2>&1; then
+            echo "no $tool"
+            return 1
+        fi
+    done
+    if [ -z "$suite" ] || [ ! -e "/usr/share/debootstrap/scripts/$suite" ]; then
+        echo "debootstrap does not know this system (${suite:-no code name})"
+        return 1
+    fi
+    [ ! -e "$archive" ] || return 0
+    mkdir -p "$cache"
+    scratch="$(mktemp -d)"
+    if ! timeout 600 debootstrap --variant=minbase --include="$packages" "$suite" "$scratch/root" >"$scratch/log" 2>&1; then
+        echo "debootstrap fails: $(tail -n 1 "$scratch/log")"
+        return 1
+    fi
+    rm -rf "$scratch"/root/var/cache/apt/archives/*.deb "$scratch"/root/var/lib/apt/lists/*
+    tar -C "$scratch/root" --numeric-owner -cf "$scratch/tar" .
+    mv "$scratch/tar" "$archive.$$"
+    mv "$archive.$$" "$archive"
+}
+
+install_into() {
+    local root="$1" bin="$2" program
+    for program in agentfs agentfsd agentfs-fuse; do
+        install -m 755 "$bin/$program" "$root/usr/local/bin/"
+    done
+    ln -s /usr/local/bin/agentfs-fuse "$root/usr/sbin/mount.fuse.agentfs"
+    install -m 755 "$here/booted-inside.sh" "$root/usr/local/bin/booted-inside"
+    # The journal of both boots is read from outside.
+    mkdir -p "$root/var/log/journal"
+    printf '%s\n' '[Journal]' 'Storage=persistent' 'RateLimitBurst=0' >>"$root/etc/systemd/journald.conf"
+    # Bases on a file system that is mounted at boot itself.
+    mkdir -p "$root/var/data/project/src" "$root/data" "$root/mnt/work" "$root/mnt/look"
+    printf 'host\n' >"$root/var/data/project/file"
+    printf 'host\n' >"$root/var/data/project/src/gone"
+    cat >>"$root/etc/fstab" <<'END'
+/var/data /data none bind 0 0
+work /mnt/work fuse.agentfs base=/data/project,allow_base=/data,x-systemd.requires-mounts-for=/data 0 0
+look /mnt/look fuse.agentfs base=/data/project,allow_base=/data,x-systemd.requires-mounts-for=/data,ro,nofail 0 0
+END
+    cat >"$root/etc/systemd/system/booted.service" <<'END'
+[Unit]
+Description=What is tested of AgentFS
+After=multi-user.target
+[Service]
+Type=oneshot
+ExecStart=/usr/local/bin/booted-inside
+ExecStopPost=/bin/systemctl poweroff --no-block
+StandardOutput=append:/var/log/booted
+StandardError=inherit
+TimeoutStartSec=120
+END
+    mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
+    ln -s ../booted.service "$root/etc/systemd/system/multi-user.target.wants/"
+}
+
+fail() {
+    printf 'FAILED: %s\n' "$*"
+    failed=1
+}
+
+# container N: the system, in the foreground.
+container() {
+    timeout --foreground --kill-after=10 "$boot_limit" systemd-nspawn --quiet --directory="$scratch/root" \
+        --machine="agentfs-$$" --bind="$scratch/fuse:/dev/fuse" --capability=all --register=no --keep-unit \
+        --console=pipe --boot </dev/null >"$scratch/console.$1" 2>&1
+}
+
+# after N STARTED: what the system said of itself.
+after() {
+    rmdir "/run/systemd/nspawn/propagate/agentfs-$$" 2>/dev/null || true
+    printf -- '-- boot %s, %d s\n' "$1" "$((SECONDS - $2))"
+    cat "$scratch/root/var/log/booted"
+    grep -qx "booted-inside: all well" "$scratch/root/var/log/booted" || fail "boot $1: not all is well inside"
+    journalctl --directory="$scratch/root/var/log/journal" --boot=-0 --no-pager --output=short-monotonic \
+        >"$scratch/journal.$1"
+    if grep -E 'Failed (un)?mounting|(un)?mounting timed out|timed out. Killing|panicked at' "$scratch/journal.$1"; then
+        fail "boot $1: see above"
+    fi
+}
+
+# boot N: boots the system and waits for its poweroff.
+boot() {
+    local n="$1" started="$SECONDS"
+    : >"$scratch/root/var/log/booted"
+    container "$n" || fail "boot $n does not end by itself within $boot_limit s"
+    after "$n" "$started"
+    for unit in mnt-work mnt-look; do
+        grep -q "$unit.mount: Deactivated successfully" "$scratch/journal.$n" \
+            || fail "boot $n: $unit is not unmounted at poweroff"
+    done
+}
+
+# cut N: boots the system and takes its power away when it says so.
+cut() {
+    local n="$1" started="$SECONDS" nspawn init
+    : >"$scratch/root/var/log/booted"
+    container "$n" &
+    while [ "$((SECONDS - started))" -lt "$boot_limit" ] && ! grep -q '^booted-inside:' "$scratch/root/var/log/booted"; do
+        sleep 0.1
+    done
+    # The children of `timeout`, and of nspawn: the system's init, with which every process in there ends.
+    nspawn="$(cat "/proc/$!/task/$!/children")"
+    init="$(cat "/proc/${nspawn% }/task/${nspawn% }/children")"
+    # shellcheck disable=SC2086
+    kill -9 $init
+    wait "$!" || true
+    after "$n" "$started"
+}
+
+clean_up() {
+    if [ -n "${scratch:-}" ]; then
+        rm -rf --one-file-system "$scratch"
+    fi
+}
+
+run() {
+    local bin="$1"
+    failed=0
+    scratch="$(mktemp -d /var/tmp/agentfs-booted.XXXXXX)"
+    mkdir "$scratch/root"
+    tar -C "$scratch/root" --numeric-owner -xf "$archive"
+    # Everybody in the container may open it; the host's own stays as it is.
+    mknod "$scratch/fuse" c 10 229
+    chmod 666 "$scratch/fuse"
+    install_into "$scratch/root" "$bin"
+    boot 1
+    [ "$(cat "$scratch/root/var/data/project/file")" = host ] || fail "the base was changed"
+    [ -e "$scratch/root/var/data/project/src/gone" ] || fail "the base was changed"
+    cut 2
+    boot 3
+    [ "$(cat "$scratch/root/var/data/project/file")" = branch ] || fail "the commit is not in the base"
+    if [ -n "${AGENTFS_TEST_KEEP:-}" ]; then cp "$scratch"/journal.* "$scratch"/console.* "$AGENTFS_TEST_KEEP"; fi
+    if [ "$failed" -ne 0 ]; then
+        tail -n 150 "$scratch"/journal.*
+        cat "$scratch"/root/var/lib/agentfs/log/*.log
+    fi
+    return "$failed"
+}
+
+scratch=
+trap clean_up EXIT
+case "${1:-}" in
+    prepare) prepare ;;
+    run) run "$(realpath "$2")" ;;
+    *)
+        echo "usage: booted.sh prepare | run BIN_DIR" >&2
+        exit 2
+        ;;
+esac
