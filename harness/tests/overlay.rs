@@ -348,3 +348,87 @@ fn a_lazy_branch_follows_the_host_where_it_changed_nothing() {
     assert_eq!(stat.st_size, 33, "size and data change together");
     assert_eq!(std::fs::read(o.m("docs/one")).unwrap(), b"the branch's", "what the branch changed is its own");
 }
+
+#[test]
+fn a_name_that_the_kernel_thinks_missing_is_opened_when_the_host_made_it() {
+    let Some(o) = overlay("a_name_that_the_kernel_thinks_missing") else { return };
+    for (n, flags) in
+        [OFlags::CREATE | OFlags::RDWR, OFlags::CREATE | OFlags::RDWR | OFlags::APPEND].into_iter().enumerate()
+    {
+        let name = format!("docs/made{n}");
+        assert!(!o.m(&name).exists());
+        std::fs::write(o.b(&name), "the host's").unwrap();
+        let mut text = String::new();
+        let mut file = sys::open(&o.m(&name), flags, 0o600).unwrap();
+        std::io::Read::read_to_string(&mut file, &mut text).unwrap();
+        assert_eq!(text, "the host's");
+    }
+    assert!(!o.m("docs/exclusive").exists());
+    std::fs::write(o.b("docs/exclusive"), "the host's").unwrap();
+    let made = sys::open(&o.m("docs/exclusive"), OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY, 0o600);
+    assert_eq!(made.unwrap_err(), rustix::io::Errno::EXIST);
+}
+
+#[test]
+fn a_read_only_mount_follows_the_one_that_writes() {
+    let Some(o) = overlay("a_read_only_mount_follows") else { return };
+    let reader = o.world.mountpoint();
+    o.world.cli(&["mount", "--branch", "b", "--ro", reader.to_str().unwrap()]);
+    let list = |dir: &Path| {
+        let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    std::fs::create_dir(o.m("made")).unwrap();
+    std::fs::write(o.m("made/file"), "first").unwrap();
+    for (text, name) in [("a second text", "made/a"), ("a third and longer text", "made/b")] {
+        // Whatever the reader's kernel keeps, it has now.
+        list(&reader.join("made"));
+        std::fs::read(reader.join("made/file")).unwrap();
+        assert!(!reader.join(name).exists());
+        std::fs::write(o.m("made/file"), text).unwrap();
+        std::fs::write(o.m(name), "new").unwrap();
+        let followed = procs::wait_for(Duration::from_secs(5), || {
+            std::fs::read_to_string(reader.join("made/file")).is_ok_and(|t| t == text)
+                && list(&reader.join("made")) == list(&o.m("made"))
+                && reader.join(name).exists()
+        });
+        assert!(followed, "{:?}", std::fs::read_to_string(reader.join("made/file")));
+    }
+    o.world.cli(&["umount", reader.to_str().unwrap()]);
+}
+
+#[test]
+fn a_listing_that_the_kernel_keeps_changes_with_the_directory() {
+    let Some(o) = overlay("a_listing_that_the_kernel_keeps") else { return };
+    let dir = o.m("made");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(o.m("from-outside"), "x").unwrap();
+    let expect = |wanted: &[&str]| {
+        // Twice: from the daemon, then from what the kernel kept.
+        for _ in 0..2 {
+            let mut names: Vec<_> =
+                std::fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            assert_eq!(names, wanted);
+        }
+    };
+    expect(&[]);
+    std::fs::write(dir.join("a"), "").unwrap();
+    expect(&["a"]);
+    std::fs::create_dir(dir.join("d")).unwrap();
+    expect(&["a", "d"]);
+    std::fs::rename(dir.join("a"), dir.join("b")).unwrap();
+    expect(&["b", "d"]);
+    std::fs::rename(o.m("from-outside"), dir.join("c")).unwrap();
+    expect(&["b", "c", "d"]);
+    sys::link(&o.m("readme"), &dir.join("e")).unwrap();
+    sys::symlink(b"x", &dir.join("f")).unwrap();
+    expect(&["b", "c", "d", "e", "f"]);
+    std::fs::remove_file(dir.join("c")).unwrap();
+    std::fs::remove_dir(dir.join("d")).unwrap();
+    std::fs::rename(dir.join("e"), o.m("e")).unwrap();
+    expect(&["b", "f"]);
+    std::fs::rename(dir.join("b"), dir.join("f")).unwrap();
+    expect(&["f"]);
+}

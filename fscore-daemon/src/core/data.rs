@@ -32,7 +32,8 @@ impl Session {
         }
         match self.source(op.view, object)? {
             Source::Hole(_) | Source::Content(_) => {
-                let keep_cache = !lock(&self.doubtful).remove(&object);
+                let doubtful = lock(&self.doubtful).remove(&object);
+                let keep_cache = self.sees_all_changes(op.view, true) && !doubtful;
                 Ok(Reply::Opened(Opened { keep_cache, ..Self::opened_own() }))
             }
             Source::Base(fd) => {

@@ -35,7 +35,7 @@ impl Session {
             }
             wire::Op::Mknod { name, mode, rdev } => self.mknod(op, object, name, *mode, *rdev),
             wire::Op::Mkdir { name, mode } => self.mkdir(op, object, name, *mode),
-            wire::Op::Create { name, mode, .. } => self.create(op, object, name, *mode),
+            wire::Op::Create { name, mode, flags } => self.create(op, object, name, *mode, *flags),
             wire::Op::Tmpfile { mode, .. } => self.tmpfile(op, object, *mode),
             wire::Op::Unlink { name } => self.remove(op, object, name, false),
             wire::Op::Rmdir { name } => self.remove(op, object, name, true),
@@ -56,7 +56,9 @@ impl Session {
             wire::Op::SyncFs | wire::Op::FsyncDir { .. } => self.sync_all(),
             wire::Op::OpenDir => {
                 let fh = self.listings.open();
-                Ok(Reply::Opened(Opened { fh, keep_cache: false, cache_dir: false, direct_io: false, no_flush: true }))
+                // The kernel drops what it kept of a directory when a program changes it.
+                let kept = self.sees_all_changes(op.view, op.view.base_of(object).is_none());
+                Ok(Reply::Opened(Opened { fh, keep_cache: kept, cache_dir: kept, direct_io: false, no_flush: true }))
             }
             wire::Op::ReadDir { fh, cookie, size, plus } => {
                 self.read_dir(op.view, object, *fh, *cookie, (*size as usize).min(payload.capacity()), *plus, payload)

@@ -77,9 +77,14 @@ impl Session {
     }
 
     /// `CREATE`.
-    pub(super) fn create(&self, op: &Op<'_>, dir: ObjectId, name: &[u8], mode: u32) -> FsResult<Reply> {
+    pub(super) fn create(&self, op: &Op<'_>, dir: ObjectId, name: &[u8], mode: u32, flags: u32) -> FsResult<Reply> {
         let body = Body::File(FileBody::Hole { size: 0 });
-        self.make(op, dir, name, Fresh { kind: FileKind::Regular, mode, body }, true)
+        match self.make(op, dir, name, Fresh { kind: FileKind::Regular, mode, body }, true) {
+            // The kernel remembers that there was nothing of that name, which the base's host has changed since.
+            // It looks again, and checks the right to open what is there.
+            Err(FsError::Exists) if flags & libc::O_EXCL as u32 == 0 => Err(FsError::Stale),
+            made => made,
+        }
     }
 
     /// How a file that the branch owns is opened: its pages stay true across opens.

@@ -219,7 +219,13 @@ impl Session {
 
     /// How long the kernel may keep an answer that the branch (`own`) or the base gave.
     pub(super) fn valid(&self, view: &View, own: bool) -> u64 {
-        if own || view.frozen_base { OWN_NS } else { LAZY_NS }
+        if self.sees_all_changes(view, own) { OWN_NS } else { LAZY_NS }
+    }
+
+    /// Whether what the branch (`own`) or the base gave changes only through this mount. Beside a read-only one
+    /// there may be another that writes, and its kernel tells this one nothing.
+    pub(super) fn sees_all_changes(&self, view: &View, own: bool) -> bool {
+        !self.read_only && (own || view.frozen_base)
     }
 
     /// The entry for a child.

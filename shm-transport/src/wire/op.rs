@@ -68,7 +68,8 @@ pub enum Op {
         /// Permission bits, umask applied.
         mode: u32,
     },
-    /// Make a regular file and open it. Reply `Created`; `EEXIST` when the name exists.
+    /// Make a regular file and open it. Reply `Created`; when the name exists, `EEXIST` with `O_EXCL` and otherwise
+    /// `ESTALE`, upon which the kernel looks again.
     Create {
         /// Its name.
         name: Vec<u8>,

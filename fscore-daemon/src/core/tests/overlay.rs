@@ -77,7 +77,9 @@ fn removed_names_stay_removed_and_may_come_back_as_something_else() {
     let d = rig.entry(ROOT, create("d"));
     rig.write(d.node, 0, b"file now");
     assert_eq!(rig.list(ROOT, false), ["d", "f"]);
-    assert_eq!(rig.error(ROOT, create("d")), Errno::EEXIST);
+    assert_eq!(rig.error(ROOT, create("d")), Errno::ESTALE, "the kernel shall look again");
+    let exclusive = Op::Create { name: "d".into(), mode: 0o644, flags: libc::O_EXCL as u32 };
+    assert_eq!(rig.error(ROOT, exclusive), Errno::EEXIST);
     assert_eq!(std::fs::read(rig.base("d/x")).unwrap(), b"x");
 }
 
