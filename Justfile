@@ -18,12 +18,16 @@ build:
 release:
     cargo build --release --workspace --bins --locked
 
-# Install the release programs below PREFIX, and the mount helper where mount(8) looks for it
-install prefix="/usr/local" helpers="/usr/sbin": release
+# Install the release programs below PREFIX, the mount helper where mount(8) looks for it, and the units of systemd
+install prefix="/usr/local" helpers="/usr/sbin" units="/etc/systemd/system": release
     install -d "{{prefix}}/bin" "{{helpers}}"
     install -m 755 target/release/agentfs target/release/agentfsd target/release/agentfs-fuse "{{prefix}}/bin/"
     ln -sf "$(realpath "{{prefix}}")/bin/agentfs-fuse" "{{helpers}}/mount.fuse.agentfs"
     ln -sf "$(realpath "{{prefix}}")/bin/agentfs-fuse" "{{helpers}}/mount.agentfs"
+    install -d "{{units}}" /etc/agentfs/mounts
+    install -m 644 fscore-daemon/systemd/* fuse-frontend/systemd/* "{{units}}/"
+    sed -i "s|/usr/local/bin|$(realpath "{{prefix}}")/bin|" "{{units}}"/agentfsd.service "{{units}}"/agentfs-mount@.service
+    if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 
 # Show AgentFS on this checkout: branch, work, diff, commit into a copy, discard
 demo:
@@ -54,6 +58,11 @@ fuzz target="decode" seconds="60":
 test-booted: build
     bash harness/booted.sh prepare
     bash harness/booted.sh run target/debug
+
+# The units of systemd in such a system: killed, restarted, replaced by a new build, hung, stopped, powered off
+test-systemd: build
+    bash harness/booted.sh prepare
+    bash harness/booted.sh units target/debug
 
 # Format, clippy and rustdoc, warnings are errors
 lint:

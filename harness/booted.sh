@@ -4,6 +4,7 @@
 #
 # Usage: bash harness/booted.sh prepare          makes the system's archive; prints why, if it cannot
 #        bash harness/booted.sh run BIN_DIR      boots it three times, with the programs of BIN_DIR
+#        bash harness/booted.sh units BIN_DIR    boots it twice, with the units of systemd: booted-units-inside.sh
 # Needs root, debootstrap and systemd-nspawn. The archive is kept in $AGENTFS_TEST_CACHE.
 set -euo pipefail
 
@@ -50,25 +51,22 @@ prepare() {
     mv "$archive.$$" "$archive"
 }
 
+# install_into ROOT BIN_DIR INSIDE: the programs, and the service that runs INSIDE at each boot.
 install_into() {
-    local root="$1" bin="$2" program
+    local root="$1" bin="$2" inside="$3" program
     for program in agentfs agentfsd agentfs-fuse; do
         install -m 755 "$bin/$program" "$root/usr/local/bin/"
     done
     ln -s /usr/local/bin/agentfs-fuse "$root/usr/sbin/mount.fuse.agentfs"
-    install -m 755 "$here/booted-inside.sh" "$root/usr/local/bin/booted-inside"
-    # The journal of both boots is read from outside.
+    install -m 755 "$here/$inside" "$root/usr/local/bin/booted-inside"
+    # The journal of all boots is read from outside.
     mkdir -p "$root/var/log/journal"
     printf '%s\n' '[Journal]' 'Storage=persistent' 'RateLimitBurst=0' >>"$root/etc/systemd/journald.conf"
-    # Bases on a file system that is mounted at boot itself.
     mkdir -p "$root/var/data/project/src" "$root/data" "$root/mnt/work" "$root/mnt/look"
     printf 'host\n' >"$root/var/data/project/file"
     printf 'host\n' >"$root/var/data/project/src/gone"
-    cat >>"$root/etc/fstab" <<'END'
-/var/data /data none bind 0 0
-work /mnt/work fuse.agentfs base=/data/project,allow_base=/data,x-systemd.requires-mounts-for=/data 0 0
-look /mnt/look fuse.agentfs base=/data/project,allow_base=/data,x-systemd.requires-mounts-for=/data,ro,nofail 0 0
-END
+    # Bases on a file system that is mounted at boot itself.
+    printf '/var/data /data none bind 0 0\n' >>"$root/etc/fstab"
     cat >"$root/etc/systemd/system/booted.service" <<'END'
 [Unit]
 Description=What is tested of AgentFS
@@ -79,10 +77,30 @@ ExecStart=/usr/local/bin/booted-inside
 ExecStopPost=/bin/systemctl poweroff --no-block
 StandardOutput=append:/var/log/booted
 StandardError=inherit
-TimeoutStartSec=120
+TimeoutStartSec=170
 END
     mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
     ln -s ../booted.service "$root/etc/systemd/system/multi-user.target.wants/"
+}
+
+# Two branches by fstab.
+fstab_into() {
+    cat >>"$1/etc/fstab" <<'END'
+work /mnt/work fuse.agentfs base=/data/project,allow_base=/data,x-systemd.requires-mounts-for=/data 0 0
+look /mnt/look fuse.agentfs base=/data/project,allow_base=/data,x-systemd.requires-mounts-for=/data,ro,nofail 0 0
+END
+}
+
+# The same two by units.
+units_into() {
+    local root="$1"
+    install -m 644 "$here"/../fscore-daemon/systemd/* "$here"/../fuse-frontend/systemd/* "$root/etc/systemd/system/"
+    mkdir -p "$root/etc/agentfs/mounts"
+    printf 'AGENTFS_ALLOW_BASE=/data:/srv\n' >"$root/etc/agentfs/agentfsd.conf"
+    printf '%s\n' 'base = /data/project' 'mountpoint = /mnt/work' >"$root/etc/agentfs/mounts/work.conf"
+    printf '%s\n' '# to look at' 'base = /data/project' 'mountpoint = /mnt/look' 'options = ro' \
+        >"$root/etc/agentfs/mounts/look.conf"
+    systemctl --root="$root" --quiet enable agentfsd.service agentfs-mount@work.service agentfs-mount@look.service
 }
 
 fail() {
@@ -94,6 +112,7 @@ fail() {
 container() {
     timeout --foreground --kill-after=10 "$boot_limit" systemd-nspawn --quiet --directory="$scratch/root" \
         --machine="agentfs-$$" --bind="$scratch/fuse:/dev/fuse" --capability=all --register=no --keep-unit \
+        --system-call-filter="landlock_create_ruleset landlock_add_rule landlock_restrict_self" \
         --console=pipe --boot </dev/null >"$scratch/console.$1" 2>&1
 }
 
@@ -116,8 +135,14 @@ boot() {
     : >"$scratch/root/var/log/booted"
     container "$n" || fail "boot $n does not end by itself within $boot_limit s"
     after "$n" "$started"
-    for unit in mnt-work mnt-look; do
-        grep -q "$unit.mount: Deactivated successfully" "$scratch/journal.$n" \
+}
+
+# unmounted N UNIT...: boot N ended with the units' mounts taken away.
+unmounted() {
+    local n="$1" unit
+    shift
+    for unit in "$@"; do
+        grep -q "$unit: Deactivated successfully" "$scratch/journal.$n" \
             || fail "boot $n: $unit is not unmounted at poweroff"
     done
 }
@@ -145,8 +170,8 @@ clean_up() {
     fi
 }
 
-run() {
-    local bin="$1"
+# begin BIN_DIR INSIDE: the system as it is before its first boot.
+begin() {
     failed=0
     scratch="$(mktemp -d /var/tmp/agentfs-booted.XXXXXX)"
     mkdir "$scratch/root"
@@ -154,28 +179,49 @@ run() {
     # Everybody in the container may open it; the host's own stays as it is.
     mknod "$scratch/fuse" c 10 229
     chmod 666 "$scratch/fuse"
-    install_into "$scratch/root" "$bin"
+    install_into "$scratch/root" "$1" "$2"
+}
+
+# The verdict.
+finish() {
+    if [ -n "${AGENTFS_TEST_KEEP:-}" ]; then cp "$scratch"/journal.* "$scratch"/console.* "$AGENTFS_TEST_KEEP"; fi
+    if [ "$failed" -ne 0 ]; then
+        tail -n 150 "$scratch"/journal.*
+        cat "$scratch"/root/var/lib/agentfs/log/*.log || true
+    fi
+    return "$failed"
+}
+
+run() {
+    begin "$1" booted-inside.sh
+    fstab_into "$scratch/root"
     boot 1
+    unmounted 1 mnt-work.mount mnt-look.mount
     [ "$(cat "$scratch/root/var/data/project/file")" = host ] || fail "the base was changed"
     [ -e "$scratch/root/var/data/project/src/gone" ] || fail "the base was changed"
     cut 2
     boot 3
+    unmounted 3 mnt-work.mount mnt-look.mount
     [ "$(cat "$scratch/root/var/data/project/file")" = branch ] || fail "the commit is not in the base"
-    if [ -n "${AGENTFS_TEST_KEEP:-}" ]; then cp "$scratch"/journal.* "$scratch"/console.* "$AGENTFS_TEST_KEEP"; fi
-    if [ "$failed" -ne 0 ]; then
-        tail -n 150 "$scratch"/journal.*
-        cat "$scratch"/root/var/lib/agentfs/log/*.log
-    fi
-    return "$failed"
+    finish
+}
+
+units() {
+    begin "$1" booted-units-inside.sh
+    units_into "$scratch/root"
+    boot 1
+    unmounted 1 agentfs-mount@work.service agentfs-mount@look.service agentfsd.service
+    boot 2
+    finish
 }
 
 scratch=
 trap clean_up EXIT
 case "${1:-}" in
     prepare) prepare ;;
-    run) run "$(realpath "$2")" ;;
+    run | units) "$1" "$(realpath "$2")" ;;
     *)
-        echo "usage: booted.sh prepare | run BIN_DIR" >&2
+        echo "usage: booted.sh prepare | run BIN_DIR | units BIN_DIR" >&2
         exit 2
         ;;
 esac

@@ -81,6 +81,7 @@ tests() {
 # Files over 500 lines are read by nobody. Exceptions stand here, with the reason:
 #   path:reason
 long_files_allowed=(
+    "harness/tests/commit_failures.rs:everything that may stand in a commit's way, told in one place"
     "control-cli/src/commit/tests.rs:every crash point over one set of plans, told in one place"
 )
 
@@ -159,11 +160,13 @@ tests loom 1 env RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS="${LOOM_MAX_PREEMPT
     CARGO_TARGET_DIR="$target/loom" \
     cargo test -p shm-transport --release --locked --lib loom || true
 
-# A system that boots, mounts by fstab, is killed at, powered off, and boots again.
+# A system that boots, mounts by fstab, is killed at, powered off, and boots again; the same by units.
 if why="$(bash harness/booted.sh prepare)"; then
     step booted bash harness/booted.sh run "$target/debug" || true
+    step systemd bash harness/booted.sh units "$target/debug" || true
 else
     skip booted "$why"
+    skip systemd "$why"
 fi
 
 # The fuzz targets' functions run as the test `corpus` above; here they run guided by coverage.

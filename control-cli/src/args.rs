@@ -35,15 +35,29 @@ pub(crate) struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// The store directory [default: /var/lib/agentfs for root, else $XDG_DATA_HOME/agentfs]
-    #[arg(long, global = true, value_name = "DIR", env = "AGENTFS_STORE", hide_env_values = true, value_hint = ValueHint::DirPath)]
+    /// The store directory [env: AGENTFS_STORE] [default: /var/lib/agentfs for root, else $XDG_DATA_HOME/agentfs]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) store: Option<PathBuf>,
-    /// The daemon's socket [default: below the store if one is given, else in the run directory]
-    #[arg(long, global = true, value_name = "PATH", env = "AGENTFS_SOCKET", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    /// The daemon's socket [env: AGENTFS_SOCKET] [default: below the store if one is given, else in the run directory]
+    #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) socket: Option<PathBuf>,
     /// Answer with JSON on standard output, errors with JSON on standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
+}
+
+impl Global {
+    /// What the command line leaves open the environment may say. Not read by the parser, which would name these
+    /// options in the usage of every command when they are set.
+    #[must_use]
+    pub(crate) fn or_environment(self) -> Self {
+        let named = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        Self {
+            store: self.store.or_else(|| named("AGENTFS_STORE")),
+            socket: self.socket.or_else(|| named("AGENTFS_SOCKET")),
+            json: self.json,
+        }
+    }
 }
 
 /// What to do.
@@ -68,6 +82,7 @@ pub(crate) enum Command {
     Diff(Diff),
     Commit(Commit),
     Discard(Discard),
+    Fsck(Fsck),
     /// Print a script that completes this command's arguments in a shell
     #[command(after_help = "Example:\n  agentfs completions bash > ~/.local/share/bash-completion/completions/agentfs")]
     Completions {
@@ -261,9 +276,13 @@ pub(crate) enum Snapshot {
         name: String,
     },
     /// List the snapshots
+    #[command(after_help = "Examples:\n  agentfs snapshot list\n  agentfs snapshot list fix-1")]
     List {
         /// Of this branch only
-        #[arg(long, value_name = "NAME")]
+        #[arg(value_name = "BRANCH")]
+        of: Option<String>,
+        /// The same
+        #[arg(long, value_name = "NAME", conflicts_with = "of")]
         branch: Option<String>,
     },
     /// Forget a snapshot; refused while a branch made from it lives
@@ -332,6 +351,19 @@ pub(crate) struct Discard {
     /// Unmount it first
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+/// Check the store
+///
+/// Every record, its place among the others, and every content file. While the daemon runs it checks its own
+/// store, which nobody has to wait for; else the log and the checkpoint are checked too. Exit code 0 says that
+/// there is no error (leftovers are none), 74 that there is one.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  agentfs fsck\n  agentfs fsck --store /mnt/copy-of-store --repair")]
+pub(crate) struct Fsck {
+    /// Mend what can be mended without a loss; the daemon must not run
+    #[arg(long)]
+    pub(crate) repair: bool,
 }
 
 #[cfg(test)]

@@ -95,7 +95,8 @@ impl Context {
         }
     }
 
-    fn check_store(&self, client: &mut Client) -> Result<()> {
+    /// Refuses a daemon of another store than the one that was named.
+    pub(crate) fn check_store(&self, client: &mut Client) -> Result<()> {
         if !self.both_named {
             return Ok(());
         }
@@ -124,12 +125,18 @@ impl Context {
             other => return other.told(),
         };
         let Command::BranchCreate { base: Some(base), .. } = create else { return Err(not_allowed(refused)) };
-        if std::env::var_os("AGENTFS_ALLOW_BASE").is_some() {
+        // On a mount that is younger than the daemon, which a new one takes along.
+        let late = client.status().told()?.allow_base.iter().any(|allowed| base.starts_with(allowed));
+        if !late && std::env::var_os("AGENTFS_ALLOW_BASE").is_some() {
             return Err(not_allowed(refused));
         }
         let Ok(mut holder) = holder::Client::connect(&self.paths.socket) else { return Err(not_allowed(refused)) };
         holder.allow_base(base)?;
-        self.output.note(&format!("the daemon may now read below {}", base.display()));
+        self.output.note(&if late {
+            format!("the daemon started afresh: {} was mounted after it", base.display())
+        } else {
+            format!("the daemon may now read below {}", base.display())
+        });
         *client = self.reconnect()?;
         client.branch_create(create.clone()).told()
     }

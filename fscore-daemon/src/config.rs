@@ -30,6 +30,15 @@ pub struct Args {
     /// Write the line `ready` to this inherited file descriptor as soon as the daemon serves
     #[arg(long, value_name = "N")]
     pub ready_fd: Option<RawFd>,
+    /// Do not confine the daemon: it can then do whatever its user can
+    #[arg(long, env = "AGENTFS_NO_SANDBOX", value_parser = clap::builder::FalseyValueParser::new())]
+    pub no_sandbox: bool,
+    /// Check the store, which nobody may have open, print what was found as JSON, and end
+    #[arg(long)]
+    pub check: bool,
+    /// With --check: mend what can be mended without a loss
+    #[arg(long, requires = "check")]
+    pub repair: bool,
     /// What to log, e.g. `info`, `fscore_daemon=debug`
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
     pub log: String,
@@ -53,6 +62,8 @@ pub struct Config {
     pub paths: Paths,
     /// Directories below which bases may lie, absolute, each once.
     pub allow_base: Vec<PathBuf>,
+    /// Nor are bases opened that the store has from before: `AGENTFS_ALLOW_BASE` said so.
+    pub only_these: bool,
 }
 
 impl Config {
@@ -64,6 +75,7 @@ impl Config {
     /// As [`Self::new`], in a given environment; `allowed` is the value of `AGENTFS_ALLOW_BASE`.
     pub fn new_in(args: &Args, env: &Environment, allowed: Option<OsString>) -> Result<Self, ConfigError> {
         let paths = Paths::resolve_in(env, args.store.as_deref(), args.socket.as_deref())?;
+        let only_these = allowed.is_some();
         let defaults = match allowed {
             Some(list) => split(&list),
             None if env.uid == 0 => ROOT_BASES.map(PathBuf::from).to_vec(),
@@ -78,7 +90,7 @@ impl Config {
                 allow_base.push(dir);
             }
         }
-        Ok(Self { paths, allow_base })
+        Ok(Self { paths, allow_base, only_these })
     }
 }
 

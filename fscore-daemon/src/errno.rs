@@ -25,6 +25,7 @@ pub fn errno(error: &FsError) -> Errno {
         FsError::Unsupported => Errno::EOPNOTSUPP,
         FsError::Stale => Errno::ESTALE,
         FsError::Overflow => Errno::EOVERFLOW,
+        FsError::OutOfReach(_) => Errno::EACCES,
         FsError::Io { source, .. } => Errno::from(source),
         FsError::Store(StoreError::Full) => Errno::ENOSPC,
         FsError::Store(StoreError::Io { source, .. }) if source.raw_os_error() == Some(libc::ENOSPC) => Errno::ENOSPC,

@@ -52,6 +52,12 @@ fn of_core(error: &FsError, message: String) -> Failure {
         FsError::Io { what, .. } if what.contains("base") => {
             refuse(ErrorCode::Base, message).hint("make the base directory available again as it was").done()
         }
+        FsError::OutOfReach(path) => refuse(ErrorCode::BaseNotAllowed, message)
+            .hint(format!(
+                "agentfs daemon start --allow-base {}: the daemon starts afresh, mounts live on",
+                path.display()
+            ))
+            .done(),
         FsError::Stale => refuse(ErrorCode::Base, format!("{message}: the base changed while it was read"))
             .hint("run the command again")
             .done(),

@@ -8,6 +8,8 @@
 //!     store     metadata: an ordered, durable map
 //!   errno     the one table from core errors to errno
 //!   failure   the same for the answers to control calls
+//! sandbox   what the process gives up before it serves
+//! fsck      the check of a store, in use or not
 //! config    the command line
 //! ```
 #![forbid(unsafe_code)]
@@ -18,5 +20,7 @@ pub mod content;
 pub mod core;
 pub mod errno;
 mod failure;
+pub mod fsck;
+pub mod sandbox;
 pub mod server;
 pub mod store;

@@ -16,6 +16,12 @@ pub(crate) struct Args {
     /// Serve one mount whose descriptors come over the socket that is standard input.
     #[arg(long, group = "mode")]
     pub(crate) serve: bool,
+    /// Mount and serve a branch as the unit agentfs-mount@NAME of systemd.
+    #[arg(long, group = "mode", value_name = "NAME")]
+    pub(crate) unit: Option<String>,
+    /// With --unit: unmount, if the unit is to stop and not to start again.
+    #[arg(long, requires = "unit")]
+    pub(crate) stop: bool,
 
     /// The store directory.
     #[arg(long, value_name = "DIR", env = "AGENTFS_STORE")]

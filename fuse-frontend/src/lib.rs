@@ -1,11 +1,12 @@
 //! The AgentFS mount process: `/dev/fuse` on one side, the ring on the other.
 //!
-//! One program in four parts, by how it is called:
+//! One program in five parts, by how it is called:
 //! - the *frontend* (`--serve`), one per mount, turns each request of the kernel into a typed request on
 //!   the ring and each reply back. It keeps what only it can keep: lookup counts and what is under way;
 //! - the *holder* (`--hold`), one per store, keeps the descriptors of every mount, and starts the daemon
 //!   and the frontends again when they die;
 //! - the *mounter* (`--mount`) mounts in its caller's mount namespace and hands over to the holder;
+//! - the *unit* (`--unit`) is mounter and frontend in one; a service manager holds its descriptors;
 //! - the *mount helper* (`mount.fuse.agentfs`, `mount.agentfs`) is the mounter in mount(8)'s clothes.
 //!
 //! A process that holds a mount's descriptor never touches that mount: it would wait for itself.
@@ -28,6 +29,7 @@ mod privileges;
 mod reconnect;
 mod serve;
 mod session;
+mod unit;
 
 use args::Args;
 use clap::Parser;
@@ -68,6 +70,9 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
                 ExitCode::FAILURE
             }
         };
+    }
+    if let Some(name) = &args.unit {
+        return if args.stop { unit::stop(name) } else { unit::start(name, args.slots) };
     }
     let json = args.json;
     let done = if args.hold { hold(args).map(|()| serde_json::Value::Null) } else { mount(args) };

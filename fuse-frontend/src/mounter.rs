@@ -1,7 +1,7 @@
 //! `--mount`: mounts in the caller's mount namespace, makes the session's shared memory, and hands
 //! everything to the holder. Ends with the mount alive, or with nothing mounted.
 
-use crate::mount::{self, MountRequest};
+use crate::mount::{self, MountRequest, Mounted};
 use shm_transport::control::holder::{Client, HeldMount, MountFds, MountName};
 use shm_transport::control::{ErrorCode, Failure};
 use shm_transport::wire::SessionId;
@@ -16,23 +16,7 @@ pub(crate) fn mount(request: &MountRequest, socket: &Path, slots: u32) -> Result
     check_branch(&request.branch)?;
     // Without a holder nothing is mounted.
     let mut holder = connect(socket)?;
-    let mounted = mount::mount(request)?;
-    let internal = |what: &str, e: &dyn std::fmt::Display| Failure {
-        code: ErrorCode::Internal,
-        message: format!("{what}: {e}"),
-        hint: None,
-    };
-    let session = new_session().map_err(|e| internal("no random number for the session", &e))?;
-    let fds = SessionFds::create(Geometry { queues: 1, slots }, session)
-        .map_err(|e| internal("the session's shared memory cannot be made", &e))?;
-    let header = fds.header().map_err(|e| internal("the session's shared memory cannot be used", &e))?;
-    header.set_fuse_state(mounted.state());
-    let name = MountName {
-        session,
-        branch: request.branch.clone(),
-        mountpoint: mounted.mountpoint.clone(),
-        read_only: request.read_only,
-    };
+    let (mounted, fds, name) = make(request, slots)?;
     let completions = fds.cq.first().ok_or_else(|| internal("the session has no doorbell", &"defect"))?;
     let beside = MountFds {
         fuse: mounted.fuse(),
@@ -46,6 +30,27 @@ pub(crate) fn mount(request: &MountRequest, socket: &Path, slots: u32) -> Result
     Ok(held)
 }
 
+/// Mounts, and makes the session's shared memory. Nobody serves it yet.
+pub(crate) fn make(request: &MountRequest, slots: u32) -> Result<(Mounted, SessionFds, MountName), Failure> {
+    let mounted = mount::mount(request)?;
+    let session = new_session().map_err(|e| internal("no random number for the session", &e))?;
+    let fds = SessionFds::create(Geometry { queues: 1, slots }, session)
+        .map_err(|e| internal("the session's shared memory cannot be made", &e))?;
+    let header = fds.header().map_err(|e| internal("the session's shared memory cannot be used", &e))?;
+    header.set_fuse_state(mounted.state());
+    let name = MountName {
+        session,
+        branch: request.branch.clone(),
+        mountpoint: mounted.mountpoint.clone(),
+        read_only: request.read_only,
+    };
+    Ok((mounted, fds, name))
+}
+
+fn internal(what: &str, why: &dyn std::fmt::Display) -> Failure {
+    Failure { code: ErrorCode::Internal, message: format!("{what}: {why}"), hint: None }
+}
+
 fn connect(socket: &Path) -> Result<Client, Failure> {
     Client::connect(socket).map_err(|e| Failure {
         code: ErrorCode::NotFound,
@@ -55,7 +60,7 @@ fn connect(socket: &Path) -> Result<Client, Failure> {
 }
 
 /// The name stands in the kernel's mount table and in option strings.
-fn check_branch(branch: &str) -> Result<(), Failure> {
+pub(crate) fn check_branch(branch: &str) -> Result<(), Failure> {
     if branch.is_empty() || branch.contains([',', '\\', '\0', '\n']) {
         return Err(Failure {
             code: ErrorCode::Usage,

@@ -1,5 +1,5 @@
-//! `--serve`: the frontend proper. The holder starts it with a socket as standard input, over which the
-//! mount's descriptors come, and the first attach is told.
+//! The frontend proper. With `--serve` the holder starts it with a socket as standard input, over which the
+//! mount's descriptors come, and the first attach is told. As a unit ([`crate::unit`]) it has them already.
 
 use crate::abi::HAS_RESEND;
 use crate::channel::Channel;
@@ -52,17 +52,29 @@ pub(crate) fn serve() -> Result<(), ServeError> {
     let line = line.ok_or_else(|| ServeError::NoHello("it ended".into()))?;
     let hello: Hello = line.parse().map_err(|e| ServeError::NoHello(e.to_string()))?;
     let (fuse, fds) = split(line.fds)?;
-    let span = tracing::info_span!("mount", session = %hello.mount.session, branch = %hello.mount.branch);
-    let _entered = span.enter();
     privileges::give_up(&hello.socket)?;
+    let first = first_attach(lines, hello.first);
+    run(hello.mount, &hello.socket, fuse, fds, first, hello.first)
+}
+
+/// Serves a mount until it is gone. `new`: nobody has served it before.
+pub(crate) fn run(
+    mount: MountName,
+    socket: &Path,
+    fuse: OwnedFd,
+    fds: SessionFds,
+    first: FirstAttach,
+    new: bool,
+) -> Result<(), ServeError> {
+    let span = tracing::info_span!("mount", session = %mount.session, branch = %mount.branch);
+    let _entered = span.enter();
     let counts = LookupTable::open(fds.table.try_clone()?)?;
     let kernel = Channel::new(fuse)?;
     let header = fds.header().map_err(|e| ServeError::Session(e.to_string()))?;
     let resends = header.fuse_state().is_none_or(|settled| settled.flags & HAS_RESEND != 0);
     drop(header);
-    let first = first_attach(lines, hello.first);
-    let daemon = ShmDaemon::new(hello.mount, hello.socket, fds, first, hello.first)
-        .map_err(|e| ServeError::Session(e.to_string()))?;
+    let daemon =
+        ShmDaemon::new(mount, socket.to_owned(), fds, first, new).map_err(|e| ServeError::Session(e.to_string()))?;
     let incarnation = daemon.epoch().wrapping_add(1);
     Session::adopt(kernel, daemon, counts, incarnation, resends)?.run()?;
     Ok(())

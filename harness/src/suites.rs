@@ -1,13 +1,18 @@
 //! The test suites, for `agentfs-harness list`.
 
 /// Name and promise of each suite under `harness/tests/`.
-pub const SUITES: [(&str, &str); 13] = [
+pub const SUITES: [(&str, &str); 15] = [
     ("basic_ops", "every operation of a file system, and contents from 0 bytes to 1 GiB"),
     ("negative_ops", "every refusal has the errno that POSIX and Linux give it"),
     ("overlay", "a branch over a base: pass-through, copy-up, whiteouts, hard links, inode numbers"),
     ("branches", "isolation, snapshots, branches of branches, restart, deletion"),
     ("diff_commit", "diff lists every change; commit makes the base equal to the branch, or changes nothing"),
     ("run_command", "`agentfs run` as a user sees it, also without privilege"),
+    (
+        "commit_failures",
+        "commit on full, read-only and foreign bases, over mounts, interrupted, large: whole, or not at all",
+    ),
+    ("terminal", "`agentfs run` on a real terminal, and under signals"),
     ("mount_helper", "mount(8), umount(8) and fstab lines, at once and by users"),
     ("user_mounts", "`agentfs mount` by a user without privilege, through fusermount3"),
     ("crash", "programs see no error and lose nothing when the daemon or the frontend is killed"),

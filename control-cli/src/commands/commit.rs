@@ -138,7 +138,8 @@ fn finish_pending(context: &Context, client: &mut Client) -> Result<()> {
             }
             Outcome::Pending(why) => {
                 let error = still_pending(&plan, why);
-                context.output.note(&format!("warning: {}", error.message));
+                let hint = error.hint.unwrap_or_default();
+                context.output.note(&format!("warning: {} ({hint})", error.message));
             }
         }
     }

@@ -55,9 +55,8 @@ fn up(context: &Context, allow_base: &[PathBuf], foreground: bool) -> Result<()>
         )
         .hint("leave --socket (AGENTFS_SOCKET) out, or name the one that belongs to the store"));
     }
-    // One that ran already gets what is missing.
-    let missing: Vec<_> =
-        allow_base.iter().filter(|dir| !status.allow_base.iter().any(|allowed| dir.starts_with(allowed))).collect();
+    // One that ran already gets what is missing; what lies below a prefix may be on a mount that it did not see.
+    let missing: Vec<_> = allow_base.iter().filter(|dir| !status.allow_base.contains(dir)).collect();
     for dir in &missing {
         let mut holder = holder::Client::connect(&context.paths.socket).map_err(|e| {
             CliError::new(Kind::BaseNotAllowed, format!("the daemon may not read below {}: {e}", dir.display()))
@@ -88,9 +87,14 @@ fn stop(context: &Context, force: bool) -> Result<()> {
         // A daemon of an init system, or of nobody.
         Err(_) => match Client::connect(&context.paths.socket) {
             Ok(mut client) => {
-                let pid = client.status().told()?.pid;
+                let status = client.status().told()?;
+                if status.managed {
+                    let message = format!("a service manager keeps the daemon {} running", status.pid);
+                    return Err(CliError::new(Kind::Busy, message)
+                        .hint("stop its units: systemctl stop agentfsd.socket agentfsd.service"));
+                }
                 client.shutdown().told()?;
-                Some((Some(pid), None))
+                Some((Some(status.pid), None))
             }
             Err(e) if e.is_not_running() => None,
             Err(e) => return Err(e).told(),

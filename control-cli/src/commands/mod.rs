@@ -4,6 +4,7 @@ mod branch;
 mod commit;
 mod daemon;
 mod diff;
+mod fsck;
 mod help;
 mod mount;
 mod run;
@@ -18,12 +19,14 @@ use crate::{exit, start};
 /// Does what the command line says; the exit code.
 pub(crate) fn dispatch(cli: Cli) -> Result<u8> {
     let Cli { global, command } = cli;
+    let global = global.or_environment();
     let context = || Context::new(&global);
     match command {
         Command::Completions { shell } => return Ok(help::completions(shell)),
         Command::Help { topic } => return help::help(&topic),
         Command::InternalHold { command } => return Err(start::become_holder(&command)),
         Command::Run(args) => return run::run(&context()?, args),
+        Command::Fsck(args) => return fsck::fsck(&context()?, &args),
         Command::Status => return status::status(&context()?),
         Command::Daemon(args) => return daemon::daemon(&context()?, args),
         Command::Mount(args) => mount::mount(&context()?, &args)?,

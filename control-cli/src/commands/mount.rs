@@ -45,7 +45,7 @@ pub(super) fn mount(context: &Context, args: &args::Mount) -> Result<()> {
         read_only: args.ro,
         allow_other: args.allow_other,
     };
-    let held = mounter::mount(context, &request)?;
+    let held = mounter::mount(context, &request).map_err(|e| in_use(e, &mut client, &args.branch))?;
     context.output.result(&json!({"mount": held, "branch": info}), || {
         format!("mounted {} on {}\n", shown(&args.branch), held.name.mountpoint.display())
     });

@@ -93,7 +93,10 @@ fn set_up(context: &Context, info: &BranchInfo, scratch: Option<&Path>, here: Pa
     let namespace = namespace::enter()?;
     let request =
         Request { branch: &info.name, mountpoint: &root, apart_from: None, read_only: false, allow_other: false };
-    let held = mounter::mount(context, &request)?;
+    let held = mounter::mount(context, &request).map_err(|e| match context.reconnect() {
+        Ok(mut client) => mount::in_use(e, &mut client, &info.name),
+        Err(_) => e,
+    })?;
     namespace.end_of_mounting()?;
     // The command begins on the branch, wherever it was started: a relative path in it must never
     // reach the host's directory by surprise.

@@ -18,7 +18,8 @@ pub(super) fn snapshot(context: &Context, args: Snapshot) -> Result<()> {
                 format!("made the snapshot {}@{}{micros}\n", shown(&info.branch), shown(&info.name))
             });
         }
-        Snapshot::List { branch } => {
+        Snapshot::List { of, branch } => {
+            let branch = of.or(branch);
             let list = context.ask(&mut client, |c| c.snapshot_list(branch.as_deref()))?;
             context.output.result(&list, || listing(&list));
         }

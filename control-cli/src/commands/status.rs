@@ -8,7 +8,7 @@ use crate::output::{count, shown, span};
 use serde_json::{Value, json};
 use shm_transport::control::client::Client;
 use shm_transport::control::holder::{self, Pong};
-use shm_transport::control::{BranchInfo, Status};
+use shm_transport::control::{BranchInfo, Sandbox, SandboxState, Status};
 use shm_transport::stats::{Sample, StatsReader};
 use std::time::Duration;
 
@@ -110,6 +110,17 @@ fn counters(sample: Option<&Sample>) -> Value {
     sample.map_or(Value::Null, |s| s.counters.iter().map(|(name, n)| ((*name).to_owned(), json!(n))).collect())
 }
 
+fn sandbox(sandbox: &Sandbox) -> String {
+    match sandbox.state {
+        SandboxState::On => "on".into(),
+        SandboxState::Partial => {
+            let missing: Vec<_> = sandbox.missing.iter().map(|part| shown(part)).collect();
+            format!("PARTIAL: missing {}", missing.join("; "))
+        }
+        SandboxState::Off => "OFF: the daemon can do whatever its user can".into(),
+    }
+}
+
 fn describe(context: &Context, view: &View) -> String {
     let mut text = match (&view.daemon, &view.silent) {
         (Some(status), _) => {
@@ -124,8 +135,12 @@ fn describe(context: &Context, view: &View) -> String {
             if let Some(why) = &status.refusing_writes {
                 text.push_str(&format!("           REFUSES WRITES: {}\n", shown(why)));
             }
+            if let Some(why) = &status.failed_sync {
+                text.push_str(&format!("           SYNCS FAIL: {}\n", shown(why)));
+            }
             let bases: Vec<_> = status.allow_base.iter().map(|b| b.display().to_string()).collect();
             text.push_str(&format!("bases      below {}\n", bases.join(", ")));
+            text.push_str(&format!("sandbox    {}\n", sandbox(&status.sandbox)));
             if status.recoveries > 0 {
                 text.push_str(&format!(
                     "recovered  {} after an unclean end\n",

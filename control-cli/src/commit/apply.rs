@@ -237,6 +237,8 @@ pub(super) fn sync(work: &Work) -> io::Result<()> {
             Ok(dir) => rustix::fs::fsync(dir)?,
             // The directory of something removed may be gone itself, or not be readable for us.
             Err(e) if e.kind() == io::ErrorKind::NotFound || e.kind() == io::ErrorKind::NotADirectory => {}
+            // Behind a mount, where no step was done.
+            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {}
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 return Ok(rustix::fs::syncfs(work.base.open(&RelPath::root())?)?);
             }

@@ -7,10 +7,11 @@
 
 use super::path::RelPath;
 use super::plan::{Expected, Meta};
+use super::removable;
 use super::tree::{self, Tree};
 use super::work::Work;
 use rustix::ffi::CStr;
-use rustix::fs::{AtFlags, FileType, Stat};
+use rustix::fs::{AtFlags, FileType, Stat, StatxAttributes, StatxFlags};
 use shm_transport::control::PlanWas;
 use std::collections::HashMap;
 use std::io;
@@ -73,6 +74,15 @@ pub(super) fn check(stat: &Stat, was: Option<&PlanWas>) -> io::Result<()> {
     }
 }
 
+/// Refuses a place where something is mounted: the plan speaks of what that covers.
+fn check_uncovered(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    let found = rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())?;
+    if found.stx_attributes.intersects(StatxAttributes::MOUNT_ROOT) {
+        return Err(rustix::io::Errno::BUSY.into());
+    }
+    Ok(())
+}
+
 /// Looks, takes and looks again: `dir/name` goes to the staging directory as `to`.
 pub(super) fn take(
     work: &Work,
@@ -81,6 +91,7 @@ pub(super) fn take(
     was: Option<&PlanWas>,
 ) -> io::Result<()> {
     let stat = look(dir, name)?.ok_or(io::ErrorKind::NotFound)?;
+    check_uncovered(dir, name)?;
     check(&stat, was)?;
     super::fault::point()?;
     tree::shift(dir, name, work.stage(), to)
@@ -99,7 +110,8 @@ pub(super) fn check_taken(work: &Work, taken: &CStr, was: Option<&PlanWas>) -> i
 fn check_inside(staging: &Tree, top: RelPath, inside: &HashMap<u64, PlanWas>) -> io::Result<()> {
     let mut left = vec![top];
     while let Some(path) = left.pop() {
-        let dir = staging.open(&path)?;
+        let dir = removable::open(staging, &path)?;
+        let holder = rustix::fs::fstat(&dir)?;
         tree::list(dir.as_fd(), |name, _| {
             let Some(stat) = look(dir.as_fd(), name)? else { return Ok(()) };
             let shown = || shm_transport::control::escape::escape(name.to_bytes());
@@ -108,6 +120,8 @@ fn check_inside(staging: &Tree, top: RelPath, inside: &HashMap<u64, PlanWas>) ->
                 Some(was) if !is_same(&stat, was) => return Err(changed(format!("{} in it was changed", shown()))),
                 Some(_) => {}
             }
+            removable::check(dir.as_fd(), &holder, name, &stat)
+                .map_err(|e| io::Error::new(e.kind(), format!("{} in it cannot be removed: {e}", shown())))?;
             if is_dir(stat.st_mode) {
                 left.push(path.child(name));
             }

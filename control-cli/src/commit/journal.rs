@@ -2,6 +2,7 @@
 
 use super::fault;
 use super::plan::{self, Plan};
+use super::root_time::RootTime;
 use crate::error::{CliError, Doing, Kind, Result};
 use serde::{Deserialize, Serialize};
 use shm_transport::control::PlanStep;
@@ -74,6 +75,19 @@ impl Journal {
     pub(super) fn set(&self, state: State) -> Result<()> {
         let bytes = serde_json::to_vec(&StateFile { version: VERSION, state }).unwrap_or_default();
         self.replace("state", |file| file.write_all(&bytes))
+    }
+
+    /// Remembers the time of the base's own directory. Without it, as after a crash in between, that is not
+    /// given back; nothing else is lost.
+    pub(super) fn set_root_time(&self, time: Option<RootTime>) {
+        if let Some(bytes) = time.and_then(|time| serde_json::to_vec(&time).ok()) {
+            std::fs::write(self.dir.join("root-time"), bytes).ok();
+        }
+    }
+
+    /// The time of the base's own directory, if it is known.
+    pub(super) fn root_time(&self) -> Option<RootTime> {
+        serde_json::from_slice(&std::fs::read(self.dir.join("root-time")).ok()?).ok()
     }
 
     /// Remembers the attributes that objects had before.

@@ -23,6 +23,8 @@ mod fault;
 mod journal;
 mod path;
 mod plan;
+mod removable;
+mod root_time;
 mod stage;
 mod store;
 mod tree;
@@ -31,6 +33,7 @@ mod work;
 
 use crate::error::{CliError, Doing, Kind, Result};
 use journal::{Journal, State};
+use root_time::RootTime;
 use rustix::ffi::CString;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -103,12 +106,12 @@ impl Commit {
         };
         let result = match state {
             // It was interrupted before anything of the base was touched.
-            State::Preparing if resume => self.clean().map(|()| Outcome::RolledBack(None)),
+            State::Preparing if resume => self.clean(false).map(|()| Outcome::RolledBack(None)),
             State::Preparing => return self.begin(tick),
             State::Staged => self.forward(tick),
             State::Undoing => self.back(None),
-            State::Undone => self.clean().map(|()| Outcome::RolledBack(None)),
-            State::Applied => self.clean().map(|()| Outcome::Applied),
+            State::Undone => self.clean(true).map(|()| Outcome::RolledBack(None)),
+            State::Applied => self.clean(true).map(|()| Outcome::Applied),
         };
         result.unwrap_or_else(Outcome::Pending)
     }
@@ -116,13 +119,14 @@ impl Commit {
     /// A new commit.
     fn begin(&mut self, tick: &mut dyn FnMut(usize, usize)) -> Outcome {
         let staged = self.journal.plan().and_then(|plan| {
-            self.make_staging()?;
+            let time = RootTime::around(&self.base, &plan, || self.make_staging())?;
+            self.journal.set_root_time(time);
             let total = plan.steps.len() * 2;
             let work = self.work(plan)?;
             stage::stage(&work, &self.contents, |n| tick(n, total))
         });
         if let Err(error) = staged {
-            return match self.clean() {
+            return match self.clean(false) {
                 Ok(()) => Outcome::RolledBack(Some(error)),
                 Err(_) => Outcome::Pending(error),
             };
@@ -141,7 +145,7 @@ impl Commit {
             return self.back(Some(error));
         }
         self.journal.set(State::Applied)?;
-        self.clean()?;
+        self.clean(true)?;
         Ok(Outcome::Applied)
     }
 
@@ -150,7 +154,7 @@ impl Commit {
             self.journal.set(State::Undoing)?;
             undo::undo(&self.work(self.journal.plan()?)?, &self.journal)?;
             self.journal.set(State::Undone)?;
-            self.clean()
+            self.clean(true)
         };
         match (run(), why) {
             (Ok(()), why) => Ok(Outcome::RolledBack(why)),
@@ -164,11 +168,14 @@ impl Commit {
 
     /// Makes the staging directory. One of that name and of ours can only be what this commit left before.
     fn make_staging(&self) -> Result<()> {
-        self.clean()?;
+        self.clean(false)?;
         let make = rustix::fs::mkdirat(&self.base, &self.staging, Mode::from_raw_mode(0o700));
         make.doing(|| format!("make the directory {} in the base", self.staging.to_string_lossy())).map_err(|e| {
             match make {
                 Err(Errno::EXIST) => e.hint("somebody else made it: remove it, or run the commit again"),
+                Err(Errno::ROFS) => {
+                    e.hint("the file system of the base is mounted read-only: remount it, then commit again")
+                }
                 _ if e.kind == Kind::Denied => e.hint("you need write access to the base directory"),
                 _ => e,
             }
@@ -199,19 +206,24 @@ impl Commit {
         Ok(Work::new(Tree::new(base), Tree::new(staging), plan))
     }
 
-    /// Throws the staging directory away.
-    fn clean(&self) -> Result<()> {
+    /// Throws the staging directory away. `begun`: steps were done.
+    fn clean(&self, begun: bool) -> Result<()> {
         let run = || {
             let Some(staging) = self.open_staging()? else { return Ok::<_, std::io::Error>(()) };
             fault::point()?;
             tree::empty(staging.as_fd())?;
             fault::point()?;
+            let time = self.journal.root_time().filter(|time| time.is_ours(self.base.as_fd(), begun));
             match rustix::fs::unlinkat(&self.base, &self.staging, AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOENT) => Ok(()),
-                Err(e) => Err(e.into()),
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(e) => return Err(e.into()),
             }
+            if let Some(time) = time {
+                time.give_back(self.base.as_fd());
+            }
+            Ok(())
         };
-        run().doing(|| format!("remove {} from the base", self.staging.to_string_lossy()))
+        run().doing(|| format!("remove {}, the commit's own directory, from the base", self.staging.to_string_lossy()))
     }
 }
 

@@ -213,9 +213,12 @@ impl<T> At<T> for io::Result<T> {
                 Some(rustix::io::Errno::XDEV) => {
                     failure.hint("another file system is mounted in the base there; unmount it first")
                 }
-                Some(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => {
-                    failure.hint("make it and its directory writable for you, or commit as their owner or root")
+                Some(rustix::io::Errno::BUSY) => {
+                    failure.hint("something is mounted there, or it is in use; unmount it, then commit again")
                 }
+                _ if error.kind() == io::ErrorKind::PermissionDenied => failure.hint(
+                    "make it and its directory writable for you (`lsattr -d` shows whether it is immutable), or commit as their owner or root",
+                ),
                 _ if failure.kind == Kind::NoSpace => failure.hint("free some space in the base's file system"),
                 _ => failure,
             }

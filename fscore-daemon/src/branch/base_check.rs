@@ -1,9 +1,15 @@
 //! Which directories may be a base.
 
-use super::info::refuse;
+use super::info::{fail, refuse};
+use crate::core::base::of_root;
+use crate::core::error::FsError;
 use crate::core::ids::ObjectId;
+use crate::core::record::BaseRecord;
+use crate::core::state::Core;
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use shm_transport::control::{ErrorCode, Failure};
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -17,14 +23,29 @@ pub(super) struct Checked {
     pub(super) path: PathBuf,
     /// `st_dev`.
     pub(super) dev: u64,
-    /// `st_ino`.
+    /// The number of its root.
     pub(super) root: ObjectId,
+    /// On overlayfs, where the inode number of a directory may change: the path alone tells which base it is.
+    pub(super) by_path: bool,
     /// What the user should know.
     pub(super) warnings: Vec<String>,
 }
 
-/// Checks a directory; `allowed` are canonical prefixes.
-pub(super) fn check(path: &Path, frozen: bool, store: &Path, allowed: &[PathBuf]) -> Result<Checked, Failure> {
+impl Checked {
+    /// Whether a record is of this base. The device number does not count: it changes at a reboot.
+    pub(super) fn is(&self, record: &BaseRecord) -> bool {
+        record.path == self.path.as_os_str().as_bytes() && (self.by_path || record.root == self.root)
+    }
+}
+
+/// Checks a directory; `allowed` are canonical prefixes, `core` is to open it.
+pub(super) fn check(
+    path: &Path,
+    frozen: bool,
+    store: &Path,
+    allowed: &[PathBuf],
+    core: &Core,
+) -> Result<Checked, Failure> {
     let bad = |why: String| refuse(ErrorCode::Base, format!("{} cannot be a base: {why}", path.display()));
     if !path.is_absolute() {
         return Err(refuse(ErrorCode::Usage, format!("the base {} is not an absolute path", path.display())).done());
@@ -44,13 +65,14 @@ pub(super) fn check(path: &Path, frozen: bool, store: &Path, allowed: &[PathBuf]
             .done());
     }
     check_allowed(&base, allowed)?;
-    std::fs::read_dir(&base).map_err(host)?;
-    if meta.ino() >= ObjectId::FIRST_NEW {
-        let message = format!("its file system uses inode numbers of 2^52 and more ({})", meta.ino());
-        return Err(bad(message).hint("use a base on another file system").done());
+    if let Err(unreachable @ FsError::OutOfReach(_)) = core.reaches(&base) {
+        return Err(fail(unreachable));
     }
+    std::fs::read_dir(&base).map_err(host)?;
     let warnings = check_git(&base, frozen)?;
-    Ok(Checked { path: base, dev: meta.dev(), root: ObjectId(meta.ino()), warnings })
+    let kind = statfs(&base).map_err(|e| host(e.into()))?.filesystem_type();
+    let by_path = kind == OVERLAYFS_SUPER_MAGIC;
+    Ok(Checked { path: base, dev: meta.dev(), root: of_root(meta.ino()), by_path, warnings })
 }
 
 fn check_allowed(base: &Path, allowed: &[PathBuf]) -> Result<(), Failure> {

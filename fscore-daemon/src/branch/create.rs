@@ -1,7 +1,7 @@
 //! New branches. A handful of records each, whatever the size of the base or of the source.
 
-use super::info::{check_name, fail, refuse};
-use super::{Branches, base_check};
+use super::info::{check_name, fail, fail_store, refuse};
+use super::{Branches, base_check, base_list};
 use crate::core::ids::{BaseId, BranchId, EpochId, ObjectId};
 use crate::core::keys;
 use crate::core::record::{BaseRecord, Body, BranchRecord, EpochRecord, ObjectRecord};
@@ -42,7 +42,7 @@ impl Branches {
         let _mutation = lock(&self.mutation);
         let checked = wanted
             .base
-            .map(|path| base_check::check(path, wanted.frozen, &self.store_dir, &self.allow_base))
+            .map(|path| base_check::check(path, wanted.frozen, &self.store_dir, &self.allow_base, &self.core))
             .transpose()?;
         let existing = lock(&self.names).get(wanted.name).copied();
         if let Some(id) = existing {
@@ -51,8 +51,8 @@ impl Branches {
         let mut batch = Batch::default();
         let start = match (&checked, wanted.from) {
             (Some(base), _) => {
-                let id = self.base_id(base, &mut batch)?;
-                Start { base: Some(id), frozen: wanted.frozen, root: base.root, from: None }
+                let (id, root) = self.base_id(base, &mut batch)?;
+                Start { base: Some(id), frozen: wanted.frozen, root, from: None }
             }
             (None, Some(source)) => self.start_from(source)?,
             (None, None) => {
@@ -99,18 +99,16 @@ impl Branches {
                 .done());
         }
         let info = self.info(id)?;
-        let (base, root) = match wanted.from {
-            Some(source) => {
-                let (source, _) = self.source(source)?;
-                let record = self.record(source)?;
-                (self.info(source)?.base, record.root)
+        let record = self.record(id)?;
+        let fits = match (wanted.from, &checked) {
+            (Some(source), _) => {
+                let source = self.record(self.source(source)?.0)?;
+                (source.base, source.root) == (record.base, record.root)
             }
-            None => match &checked {
-                Some(c) => (Some(c.path.clone()), c.root),
-                None => (None, self.record(id)?.root),
-            },
+            (None, Some(checked)) => self.base_of(&record)?.is_some_and(|base| checked.is(&base)),
+            (None, None) => record.base.is_none(),
         };
-        if info.base != base || self.record(id)?.root != root {
+        if !fits {
             let shown = info.base.as_deref().map_or_else(|| "no base".into(), |b| format!("the base {}", b.display()));
             return Err(refuse(
                 ErrorCode::Exists,
@@ -119,20 +117,30 @@ impl Branches {
             .hint("choose another name for a branch of this base")
             .done());
         }
-        Ok(BranchInfo { made: false, warnings: checked.map_or_else(Vec::new, |c| c.warnings), ..info })
+        // What there was to know was told when it was made.
+        Ok(info)
     }
 
-    /// The number of a base; one that is known is used again.
-    fn base_id(&self, base: &base_check::Checked, batch: &mut Batch) -> Result<BaseId, Failure> {
-        let record = BaseRecord { path: base.path.as_os_str().as_bytes().to_vec(), dev: base.dev, root: base.root };
+    /// The number of a base and of its root; one that is known is used again.
+    fn base_id(&self, base: &base_check::Checked, batch: &mut Batch) -> Result<(BaseId, ObjectId), Failure> {
         let known =
             self.scan(b'A', |key, value| Some((BaseId(keys::number(key, 0)?), BaseRecord::decode(value).ok()?)))?;
-        if let Some((id, _)) = known.into_iter().find(|(_, r)| *r == record) {
-            return Ok(id);
+        if let Some((id, record)) = known.into_iter().find(|(_, record)| base.is(record)) {
+            return Ok((id, record.root));
         }
+        let record = BaseRecord { path: base.path.as_os_str().as_bytes().to_vec(), dev: base.dev, root: base.root };
+        // First, so that every daemon to come takes it along.
+        let mut paths = self.core.base_paths();
+        paths.push(base.path.clone());
+        base_list::write(&self.store_dir, paths).map_err(|e| fail_store("write the list of bases", &e))?;
         let id = self.core.new_base().map_err(fail)?;
         batch.put(keys::base(id), record.encode());
-        Ok(id)
+        Ok((id, record.root))
+    }
+
+    fn base_of(&self, branch: &BranchRecord) -> Result<Option<BaseRecord>, Failure> {
+        let bytes = branch.base.and_then(|base| self.core.store.get(&keys::base(base)));
+        bytes.map(|bytes| BaseRecord::decode(&bytes).map_err(|e| fail(e.into()))).transpose()
     }
 
     fn empty_root(&self, root: ObjectId) -> ObjectRecord {

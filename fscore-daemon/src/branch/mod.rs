@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod base_check;
+pub mod base_list;
 mod commit;
 mod conflict;
 mod create;
@@ -92,6 +93,7 @@ impl Branches {
             Command::CommitAbort { id } => value(&self.commit_abort(*id)?),
             Command::CommitPending => value(&self.commit_pending()?),
             Command::Status
+            | Command::Fsck
             | Command::Shutdown
             | Command::Mounts
             | Command::Attach { .. }

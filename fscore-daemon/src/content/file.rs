@@ -5,8 +5,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::unistd::{fdatasync, fsync};
-
 use super::root::Root;
 use crate::core::ids::ContentId;
 use shm_transport::mem::sys::begin_writing;
@@ -28,18 +26,12 @@ impl Content {
     }
 
     /// Makes the bytes, the size and the name survive a power loss; with `datasync` no more than that,
-    /// otherwise the times as well. Once it fails, it fails for this file until the store is opened
-    /// again: the kernel has dropped what it could not write, and would call the next attempt a success.
+    /// otherwise the times as well. Once it fails, it fails until the store is opened again.
     pub fn sync(&self, datasync: bool) -> io::Result<()> {
-        if let Some(earlier) = self.root.failure(self.id) {
-            return Err(earlier);
-        }
+        self.root.failed.check(self.id)?;
         // Before the bytes are written out: a write that goes on beside it says again that it was there.
         self.dirty.store(false, Ordering::SeqCst);
-        self.write_out(datasync).inspect_err(|e| {
-            self.dirty.store(true, Ordering::SeqCst);
-            self.fail(e);
-        })
+        self.write_out(datasync).inspect_err(|_| self.dirty.store(true, Ordering::SeqCst))
     }
 
     /// To be told after every change of the bytes or the size, before it is acknowledged.
@@ -58,22 +50,16 @@ impl Content {
     }
 
     fn write_out(&self, datasync: bool) -> io::Result<()> {
-        if datasync {
-            fdatasync(&self.fd)?;
-        } else {
-            fsync(&self.fd)?;
-        }
+        let failed = &self.root.failed;
+        self.root.host.sync_file(self.id, self.fd.as_fd(), datasync).inspect_err(|e| failed.file(self.id, e))?;
         if !self.name_durable.load(Ordering::Relaxed) {
-            self.root.sync_name(self.id)?;
+            self.root.sync_name(self.id).inspect_err(|e| {
+                failed.disk(&format!("the name of content file {} cannot be made durable: {e}", self.id), e);
+            })?;
             // Only saves work: whoever does not see it yet finds the directory durable.
             self.name_durable.store(true, Ordering::Relaxed);
         }
         Ok(())
-    }
-
-    pub(super) fn fail(&self, error: &io::Error) {
-        tracing::error!("content file {} cannot be made durable: {error}", self.id);
-        self.root.set_failure(self.id, error);
     }
 }
 

@@ -19,7 +19,8 @@ pub struct Ids {
 const LEVELS: usize = 3;
 
 impl Ids {
-    pub(super) fn open(root: &Path) -> io::Result<Self> {
+    /// Of the content files below `root`.
+    pub fn open(root: &Path) -> io::Result<Self> {
         Ok(Self { root: root.to_owned(), open: vec![read_dir(root)?] })
     }
 

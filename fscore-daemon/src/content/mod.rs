@@ -6,7 +6,9 @@
 
 mod cache;
 mod copy;
+mod failed;
 mod file;
+mod host;
 mod ids;
 mod root;
 
@@ -25,10 +27,12 @@ use nix::sys::statvfs::{Statvfs, fstatvfs};
 
 use crate::core::ids::ContentId;
 use cache::Cache;
+use host::RealHost;
 use root::Root;
 
 pub use copy::CopyKind;
 pub use file::Content;
+pub use host::Host;
 pub use ids::Ids;
 
 /// All content files of a store.
@@ -42,7 +46,12 @@ impl Contents {
     /// The contents below `dir`, which is made if it is not there. At most `open_files_max` descriptors
     /// are kept for files that nobody uses at the moment.
     pub fn open(dir: &Path, open_files_max: usize) -> io::Result<Self> {
-        Ok(Self { root: Arc::new(Root::open(dir)?), cache: Mutex::new(Cache::new(open_files_max)) })
+        Self::open_on(dir, open_files_max, Arc::new(RealHost))
+    }
+
+    /// The same on a disk of the test's.
+    pub fn open_on(dir: &Path, open_files_max: usize, host: Arc<dyn Host>) -> io::Result<Self> {
+        Ok(Self { root: Arc::new(Root::open(dir, host)?), cache: Mutex::new(Cache::new(open_files_max)) })
     }
 
     /// Makes an empty content file. One with this number that a crashed run left, and that no record
@@ -109,6 +118,16 @@ impl Contents {
         self.root.path().join(root::relative(id))
     }
 
+    /// The directory that they lie in.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// Where a content file lies below that directory.
+    pub fn relative(id: ContentId) -> String {
+        root::relative(id)
+    }
+
     /// The numbers of all content files, in no order. Files made or removed meanwhile may be missed.
     pub fn ids(&self) -> io::Result<Ids> {
         Ids::open(self.root.path())
@@ -121,7 +140,19 @@ impl Contents {
 
     /// Makes every content file survive a power loss, with all else on that filesystem.
     pub fn sync_all(&self) -> io::Result<()> {
-        Ok(nix::unistd::syncfs(self.root.as_fd())?)
+        self.check_syncs()?;
+        let synced = self.root.host.sync_all(self.root.as_fd());
+        synced.inspect_err(|e| self.root.failed.disk(&format!("content files cannot be made durable: {e}"), e))
+    }
+
+    /// Fails when an earlier sync did: nobody may be told then that everything is durable.
+    pub fn check_syncs(&self) -> io::Result<()> {
+        self.root.failed.check_all()
+    }
+
+    /// Why syncs fail until the store is opened again, if they do.
+    pub fn failed_sync(&self) -> Option<String> {
+        self.root.failed.told()
     }
 
     fn cache(&self) -> std::sync::MutexGuard<'_, Cache<Content>> {

@@ -6,13 +6,15 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::failed::Failed;
+use super::host::Host;
 use crate::core::ids::ContentId;
 use crate::core::nowait;
 
@@ -52,18 +54,17 @@ pub(super) struct Root {
     path: PathBuf,
     dir: OwnedFd,
     names: Mutex<HashMap<Leaf, Names>>,
-    /// Content files whose sync failed, with the error number. An entry outlives the descriptor: opening
-    /// the file again does not bring the lost pages back.
-    failed: Mutex<HashMap<ContentId, i32>>,
+    pub(super) host: Arc<dyn Host>,
+    pub(super) failed: Failed,
 }
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 impl Root {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, host: Arc<dyn Host>) -> io::Result<Self> {
         fs::create_dir_all(path)?;
         let dir = OwnedFd::from(fs::File::open(path)?);
-        Ok(Self { path: path.to_owned(), dir, names: Mutex::default(), failed: Mutex::default() })
+        Ok(Self { path: path.to_owned(), dir, names: Mutex::default(), host, failed: Failed::default() })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -86,6 +87,7 @@ impl Root {
     /// Makes the file, and the directories above it when they are missing.
     pub(super) fn create(&self, id: ContentId) -> io::Result<OwnedFd> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
+        self.host.creates(id)?;
         // Each obstacle is cleared at most once.
         for _ in 0..2 {
             match self.openat(id, flags) {
@@ -124,11 +126,12 @@ impl Root {
     }
 
     pub(super) fn unlink(&self, id: ContentId) -> io::Result<()> {
+        self.host.removes(id)?;
         match unlinkat(&self.dir, relative(id).as_str(), UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(e) => return Err(e.into()),
         }
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.failed.forget(id);
         Ok(())
     }
 
@@ -144,7 +147,7 @@ impl Root {
         if names.durable == 0 {
             // The directory itself may be new.
             self.sync_directory(path.get(..2).unwrap_or_default())?;
-            fsync(&self.dir)?;
+            self.host.sync_directory("", self.dir.as_fd())?;
         }
         let mut all = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let now = all.entry(leaf).or_default();
@@ -153,17 +156,6 @@ impl Root {
     }
 
     fn sync_directory(&self, path: &str) -> io::Result<()> {
-        Ok(fsync(openat(&self.dir, path, DIRECTORY, Mode::empty())?)?)
-    }
-
-    /// The error of an earlier sync of this file.
-    pub(super) fn failure(&self, id: ContentId) -> Option<io::Error> {
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.get(&id).map(|errno| io::Error::from_raw_os_error(*errno))
-    }
-
-    pub(super) fn set_failure(&self, id: ContentId, error: &io::Error) {
-        let errno = error.raw_os_error().unwrap_or(Errno::EIO as i32);
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).insert(id, errno);
+        self.host.sync_directory(path, openat(&self.dir, path, DIRECTORY, Mode::empty())?.as_fd())
     }
 }

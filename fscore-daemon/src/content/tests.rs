@@ -3,18 +3,18 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::uio::{pread, pwrite};
 
-use super::{Contents, CopyKind};
+use super::{Contents, CopyKind, Host};
 use crate::core::ids::ContentId;
 
 fn contents(open_files_max: usize) -> (Contents, tempfile::TempDir) {
@@ -234,19 +234,90 @@ fn a_failed_copy_leaves_nothing() {
     drop(contents);
 }
 
+/// A host whose next syncs fail.
+#[derive(Debug, Default)]
+struct Failing(Mutex<Vec<Errno>>);
+
+impl Failing {
+    fn next(&self) -> io::Result<()> {
+        self.0.lock().unwrap().pop().map_or(Ok(()), |errno| Err(errno.into()))
+    }
+}
+
+impl Host for Failing {
+    fn creates(&self, _: ContentId) -> io::Result<()> {
+        Ok(())
+    }
+    fn removes(&self, _: ContentId) -> io::Result<()> {
+        Ok(())
+    }
+    fn sync_file(&self, _: ContentId, _: BorrowedFd<'_>, _: bool) -> io::Result<()> {
+        self.next()
+    }
+    fn sync_directory(&self, _: &str, _: BorrowedFd<'_>) -> io::Result<()> {
+        self.next()
+    }
+    fn sync_all(&self, _: BorrowedFd<'_>) -> io::Result<()> {
+        self.next()
+    }
+}
+
+fn failing() -> (Contents, Arc<Failing>, tempfile::TempDir) {
+    let (dir, host) = (tempfile::tempdir().unwrap(), Arc::new(Failing::default()));
+    let contents = Contents::open_on(&dir.path().join("contents"), 1, Arc::clone(&host) as Arc<dyn Host>).unwrap();
+    (contents, host, dir)
+}
+
+fn errno(result: io::Result<()>) -> Option<Errno> {
+    result.err().map(|e| Errno::from_raw(e.raw_os_error().unwrap()))
+}
+
+/// Which pages a broken disk lost is not known: nobody is told any more that something is durable.
 #[test]
-fn a_failed_sync_sticks_to_the_content_also_when_its_descriptor_is_opened_again() {
-    let (contents, _dir) = contents(1);
+fn after_an_io_error_every_sync_fails() {
+    for by in 0..3 {
+        let (contents, host, _dir) = failing();
+        let (one, other) = (contents.create(ContentId(1)).unwrap(), contents.create(ContentId(2)).unwrap());
+        assert_eq!((errno(contents.sync_all()), contents.failed_sync()), (None, None));
+        host.0.lock().unwrap().push(Errno::EIO);
+        let failed = match by {
+            0 => one.sync(true),
+            1 => contents.sync_all(),
+            _ => {
+                // The bytes reach the disk, the name does not.
+                host.0.lock().unwrap().insert(0, Errno::EIO);
+                other.sync(true)
+            }
+        };
+        assert_eq!(errno(failed), Some(Errno::EIO));
+        host.0.lock().unwrap().clear();
+        assert!(contents.failed_sync().unwrap().contains("cannot be made durable"));
+        let again = contents.get(ContentId(1)).unwrap();
+        for result in [one.sync(false), other.sync(true), again.sync(true), contents.sync_all(), contents.check_syncs()]
+        {
+            assert_eq!(errno(result), Some(Errno::EIO));
+        }
+        assert!(one.is_dirty());
+    }
+}
+
+/// A file without space concerns itself alone, and whoever wants everything to be durable.
+#[test]
+fn a_sync_without_space_sticks_to_its_file() {
+    let (contents, host, _dir) = failing();
     let content = contents.create(ContentId(1)).unwrap();
-    content.sync(true).unwrap();
-    content.fail(&Errno::EIO.into());
-    assert_eq!(content.sync(true).unwrap_err().raw_os_error(), Some(Errno::EIO as i32));
+    host.0.lock().unwrap().push(Errno::ENOSPC);
+    assert_eq!(errno(content.sync(true)), Some(Errno::ENOSPC));
     drop(content);
     contents.create(ContentId(2)).unwrap().sync(false).unwrap();
     let again = contents.get(ContentId(1)).unwrap();
-    assert_eq!(again.sync(false).unwrap_err().raw_os_error(), Some(Errno::EIO as i32));
+    assert_eq!(errno(again.sync(false)), Some(Errno::ENOSPC), "also through another descriptor");
+    assert_eq!(errno(contents.sync_all()), Some(Errno::ENOSPC));
+    assert!(contents.failed_sync().is_some());
     contents.remove(ContentId(1)).unwrap();
+    contents.sync_all().unwrap();
     contents.create(ContentId(1)).unwrap().sync(false).unwrap();
+    assert_eq!(contents.failed_sync(), None);
 }
 
 /// An xfs image on a loop device, where it can be made.

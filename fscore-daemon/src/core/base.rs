@@ -5,6 +5,7 @@
 //! An object whose place is not known is searched for.
 //!
 //! ```text
+//! grounds  where bases are opened
 //! look     one statx, one open without effects
 //! number   (device, inode number) -> object number
 //! places   where objects were seen
@@ -14,6 +15,7 @@
 //! ```
 
 mod find;
+mod grounds;
 mod look;
 mod number;
 mod places;
@@ -21,6 +23,9 @@ mod read_dir;
 mod search;
 #[cfg(test)]
 mod tests;
+
+pub use self::grounds::Grounds;
+pub use self::number::of_root;
 
 use self::find::Found;
 use self::look::Look;
@@ -114,22 +119,31 @@ impl std::fmt::Debug for Base {
 
 /// Opens a host directory read-only: through a private clone of its mount that nobody can write
 /// through, where we may make one; else as it is.
-pub fn open_root(path: &Path) -> FsResult<OwnedFd> {
+fn open_root(path: &Path) -> FsResult<OwnedFd> {
     match shm_transport::mem::sys::read_only_clone(path) {
         Ok(fd) => Ok(fd),
-        Err(e) if matches!(e.raw_os_error(), Some(libc::EPERM | libc::ENOSYS | libc::EINVAL)) => {
+        Err(e) if is_no_clone(&e) => {
             tracing::debug!(path = %path.display(), error = %e, "no private mount clone; reading the base in place");
-            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            nix::fcntl::open(path, flags, Mode::empty()).map_err(sys("open base"))
+            open_root_in_place(path)
         }
         Err(e) => Err(io("open base")(e)),
     }
 }
 
+fn open_root_in_place(path: &Path) -> FsResult<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(path, flags, Mode::empty()).map_err(sys("open base"))
+}
+
+/// Whether the system does not let us clone mounts here.
+fn is_no_clone(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPERM | libc::ENOSYS | libc::EINVAL))
+}
+
 impl Base {
     /// Opens a base again by its record. The root must still be the directory that it was.
-    pub fn open(id: BaseId, record: BaseRecord, store: Arc<dyn Store>) -> FsResult<Self> {
-        let root = open_root(Path::new(OsStr::from_bytes(&record.path)))?;
+    pub fn open(grounds: &Grounds, id: BaseId, record: BaseRecord, store: Arc<dyn Store>) -> FsResult<Self> {
+        let root = grounds.open(Path::new(OsStr::from_bytes(&record.path)))?;
         Self::beneath(root, id, record, store)
     }
 
@@ -141,7 +155,7 @@ impl Base {
             _ => Host::Plain,
         };
         let look = Look::at(&root)?;
-        if host != Host::Overlay && look.ino != record.root.0 {
+        if host != Host::Overlay && number::of_root(look.ino) != record.root {
             return Err(FsError::Io {
                 what: "base directory was replaced",
                 source: std::io::Error::from_raw_os_error(libc::ESTALE),

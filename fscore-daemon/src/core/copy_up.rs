@@ -142,8 +142,8 @@ impl Session {
             Source::Hole(_) | Source::Content(_) => None,
         };
         let content = self.fill(&source, id, size)?;
-        if !matches!(source, Source::Hole(_)) {
-            // These bytes may have been durable for long. The record that refers to the copy may become so
+        if !matches!(source, Source::Hole(0)) {
+            // These bytes, or zeros of a hole, may have been durable for long. The record that refers to the copy may become so
             // at any moment, and must not find less than was there before.
             content.sync(true).map_err(io("sync copy"))?;
         }

@@ -134,10 +134,9 @@ impl Session {
                     replaces(&found.value) || !self.owned(id, view.head()).unwrap_or(false)
                 }
                 Body::File(FileBody::Base) => true,
-                Body::File(FileBody::Hole { .. })
-                | Body::Directory { .. }
-                | Body::Symlink { .. }
-                | Body::Special { .. } => false,
+                // One that holds zeros is written out before its record.
+                Body::File(FileBody::Hole { size }) => size > 0,
+                Body::Directory { .. } | Body::Symlink { .. } | Body::Special { .. } => false,
             },
             Ok(None) => true,
             Err(_) => false,
@@ -146,8 +145,9 @@ impl Session {
 
     /// `FSYNC`: first the bytes, then the records that refer to them.
     pub(super) fn fsync(&self, view: &View, object: ObjectId, datasync: bool) -> FsResult<Reply> {
-        if let Source::Content(content) = self.source(view, object)? {
-            content.sync(datasync).map_err(io("sync content"))?;
+        match self.source(view, object)? {
+            Source::Content(content) => content.sync(datasync).map_err(io("sync content"))?,
+            Source::Hole(_) | Source::Base(_) => self.core.contents.check_syncs().map_err(io("sync content"))?,
         }
         self.core.sync()?;
         Ok(Reply::Ok)

@@ -3,6 +3,7 @@
 use super::codec::Malformed;
 use crate::store::StoreError;
 use std::io;
+use std::path::PathBuf;
 
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,11 @@ pub enum FsError {
     /// The base has something that cannot be shown, e.g. an inode number of our own range.
     #[error("the base holds an object that cannot be represented")]
     Overflow,
+    /// The base is there, and this process did not take it along when it gave up its rights.
+    #[error(
+        "{} lies where the daemon cannot read: it, or the mount that it is on, was not there when the daemon started", .0.display()
+    )]
+    OutOfReach(PathBuf),
     /// The host refused an operation on a base or content file.
     #[error("{what}: {source}")]
     Io {

@@ -46,7 +46,8 @@ impl Member {
         w.finish()
     }
 
-    fn decode(key: &[u8], bytes: &[u8]) -> Result<Self, Malformed> {
+    /// From key and bytes.
+    pub(crate) fn decode(key: &[u8], bytes: &[u8]) -> Result<Self, Malformed> {
         let (Some(branch), Some(session)) = (keys::number(key, 0), keys::number(key, 1)) else {
             return Err(Malformed);
         };

@@ -4,7 +4,7 @@
 //! of one object's content → the branch's `names` → the store's own. No lock is taken twice by one
 //! operation, and none is held while a reply is rung.
 
-use super::base::Base;
+use super::base::{Base, Grounds};
 use super::clock::Clock;
 use super::error::{FsError, FsResult};
 use super::ids::{BaseId, BranchId, ContentId, EpochId, ObjectId};
@@ -15,6 +15,9 @@ use crate::content::{Content, Contents};
 use crate::store::{Batch, Store};
 use shm_transport::wire::SessionId;
 use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::Duration;
@@ -143,9 +146,11 @@ pub struct Core {
     pub clock: Arc<dyn Clock>,
     /// Keys the order of directory listings; made once per store.
     pub cookie_key: (u64, u64),
+    young: ContentId,
     doom: Arc<Doom>,
     revival: Mutex<()>,
     branches: Mutex<HashMap<BranchId, Arc<Branch>>>,
+    grounds: Grounds,
     bases: Mutex<HashMap<BaseId, Arc<Base>>>,
     objects: Counter,
     epochs: Counter,
@@ -166,20 +171,34 @@ impl std::fmt::Debug for Core {
 pub const CONTENT_BLOCK: u64 = 1024;
 
 impl Core {
-    /// Opens the core over an opened store.
+    /// Opens the core over an opened store; bases lie anywhere.
     pub fn open(store: Arc<dyn Store>, contents: Arc<Contents>, clock: Arc<dyn Clock>) -> FsResult<Arc<Self>> {
+        Self::open_on(Grounds::anywhere(), store, contents, clock)
+    }
+
+    /// As [`Self::open`], with bases where `grounds` has them.
+    pub fn open_on(
+        grounds: Grounds,
+        store: Arc<dyn Store>,
+        contents: Arc<Contents>,
+        clock: Arc<dyn Clock>,
+    ) -> FsResult<Arc<Self>> {
         let counter = |name, first, block| Counter::open(store.as_ref(), name, first, block);
+        let content_ids = counter("next-content", 1, CONTENT_BLOCK)?;
+        let (young, _) = *lock(&content_ids.state);
         let core = Self {
+            young: ContentId(young),
             objects: counter("next-object", ObjectId::FIRST_NEW, 4096)?,
             epochs: counter("next-epoch", 1, 64)?,
             branch_ids: counter("next-branch", 1, 16)?,
-            content_ids: counter("next-content", 1, CONTENT_BLOCK)?,
+            content_ids,
             base_ids: counter("next-base", 1, 16)?,
             commits: counter("next-commit", 1, 16)?,
             cookie_key: cookie_key(store.as_ref())?,
             doom: Arc::default(),
             revival: Mutex::default(),
             branches: Mutex::default(),
+            grounds,
             bases: Mutex::default(),
             counts: Counts::default(),
             store,
@@ -209,7 +228,11 @@ impl Core {
         }
         self.counts.syncs.fetch_add(1, Ordering::Relaxed);
         for id in doomed {
-            self.contents.remove(id).map_err(super::error::io("remove content"))?;
+            // Who waits for the sync has it; the file stays in line.
+            if let Err(error) = self.contents.remove(id) {
+                tracing::warn!(content = %id, %error, "a content file that nothing refers to cannot be removed yet");
+                lock(&self.doom.state).ids.push(id);
+            }
         }
         Ok(())
     }
@@ -219,6 +242,16 @@ impl Core {
     pub fn doom(&self, id: ContentId) {
         lock(&self.doom.state).ids.push(id);
         self.doom.bell.notify_one();
+    }
+
+    /// Whether a content file waits for its removal.
+    pub fn is_doomed(&self, id: ContentId) -> bool {
+        lock(&self.doom.state).ids.contains(&id)
+    }
+
+    /// Whether this run of the core gave the number out: a copy that is being made has no record yet.
+    pub fn is_young(&self, id: ContentId) -> bool {
+        id >= self.young
     }
 
     /// A content file, made empty when a power loss took it before it was ever synced.
@@ -284,6 +317,25 @@ impl Core {
         BranchRecord::decode(&bytes).map_err(|_| FsError::Damaged("branch"))
     }
 
+    /// Whether a base in this directory could be opened.
+    pub fn reaches(&self, base: &Path) -> FsResult<()> {
+        self.grounds.open(base).map(drop)
+    }
+
+    /// The directories of all bases.
+    pub fn base_paths(&self) -> Vec<PathBuf> {
+        let prefix = keys::prefix(b'A', &[]);
+        let mut paths = Vec::new();
+        self.store.scan(&prefix, &mut |key, value| {
+            let inside = key.starts_with(&prefix);
+            if inside && let Ok(record) = BaseRecord::decode(value) {
+                paths.push(PathBuf::from(OsString::from_vec(record.path)));
+            }
+            inside
+        });
+        paths
+    }
+
     /// The base, opened at first use.
     pub fn base(&self, id: BaseId) -> FsResult<Arc<Base>> {
         let mut bases = lock(&self.bases);
@@ -292,7 +344,7 @@ impl Core {
         }
         let bytes = self.store.get(&keys::base(id)).ok_or(FsError::NotFound)?;
         let record = BaseRecord::decode(&bytes).map_err(|_| FsError::Damaged("base"))?;
-        let base = Arc::new(Base::open(id, record, Arc::clone(&self.store))?);
+        let base = Arc::new(Base::open(&self.grounds, id, record, Arc::clone(&self.store))?);
         bases.insert(id, Arc::clone(&base));
         Ok(base)
     }
@@ -375,6 +427,8 @@ impl Drop for Core {
 
 /// How long removed contents wait for others, so that one sync serves many.
 const REAP_PAUSE: Duration = Duration::from_millis(250);
+/// The same while the host does not let them go.
+const REAP_PAUSE_MAX: Duration = Duration::from_secs(16);
 
 /// Removes content files that nothing refers to: first those that a crash left, numbered below `mark`,
 /// then what the running core dooms. Ends with the core.
@@ -384,16 +438,18 @@ fn reap(core: &Weak<Core>, doom: &Doom, mark: u64) {
     {
         tracing::warn!(%error, "content files that a crash left were not all found");
     }
+    let mut pause = REAP_PAUSE;
     loop {
         // Nothing of the core is held while there is nothing to do.
         let idle = |d: &mut Doomed| d.ids.is_empty() && !d.over;
         drop(doom.bell.wait_while(lock(&doom.state), idle));
-        std::thread::sleep(REAP_PAUSE);
+        std::thread::sleep(pause);
         let Some(core) = core.upgrade() else { return };
         if let Err(error) = core.sync() {
             tracing::error!(%error, "removed contents cannot be given back");
-            std::thread::sleep(REAP_PAUSE);
         }
+        // What is left could not be removed now.
+        pause = if lock(&doom.state).ids.is_empty() { REAP_PAUSE } else { (pause * 2).min(REAP_PAUSE_MAX) };
     }
 }
 
@@ -414,9 +470,8 @@ fn cookie_key(store: &dyn Store) -> FsResult<(u64, u64)> {
         Some(bytes) => bytes,
         None => {
             let mut fresh = [0u8; 16];
-            std::fs::File::open("/dev/urandom")
-                .and_then(|mut f| std::io::Read::read_exact(&mut f, &mut fresh))
-                .map_err(super::error::io("read /dev/urandom"))?;
+            rustix::rand::getrandom(&mut fresh, rustix::rand::GetRandomFlags::empty())
+                .map_err(|e| super::error::io("make a random number")(e.into()))?;
             let mut batch = Batch::default();
             batch.put(key, fresh);
             store.commit(&batch)?;

@@ -4,7 +4,7 @@ use super::Daemon;
 use super::ending;
 use super::session::{self, Kept};
 use crate::core::state::lock;
-use crate::failure::refuse;
+use crate::failure::{fail_store, refuse};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -173,6 +173,7 @@ fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer, stream
         Command::Detach { session } => Outcome::Answer(session::detach(daemon, session).map(|()| Value::Null)),
         Command::EndSession { session } => Outcome::Answer(ending::end(daemon, session).map(|()| Value::Null)),
         Command::Status => Outcome::Answer(session::list(daemon).and_then(|mounts| value(&status(daemon, &mounts)))),
+        Command::Fsck => Outcome::Answer(fsck(daemon)),
         Command::Mounts => Outcome::Answer(session::list(daemon).and_then(|mounts| value(&mounts))),
         command @ (Command::BranchCreate { .. }
         | Command::BranchList
@@ -243,7 +244,8 @@ fn fill_mounts(mounts: &[MountInfo], value: &mut Value) {
     }
 }
 
-fn status(daemon: &Daemon, mounts: &[MountInfo]) -> Status {
+/// The daemon's state.
+pub(super) fn status(daemon: &Daemon, mounts: &[MountInfo]) -> Status {
     let (branches, snapshots) = daemon.branches.counts();
     Status {
         pid: std::process::id() as i32,
@@ -257,7 +259,18 @@ fn status(daemon: &Daemon, mounts: &[MountInfo]) -> Status {
         mounts: mounts.len() as u64,
         allow_base: daemon.config.allow_base.clone(),
         refusing_writes: daemon.store.refusing_writes(),
+        failed_sync: daemon.core.contents.failed_sync(),
+        managed: daemon.service.is_managed(),
+        sandbox: daemon.sandbox.clone(),
     }
+}
+
+/// One check at a time: each needs memory for all records.
+fn fsck(daemon: &Daemon) -> Result<Value, Failure> {
+    let _alone = lock(&daemon.checking);
+    let found =
+        crate::fsck::online(&daemon.core, &daemon.store).map_err(|e| fail_store("read the content files", &e))?;
+    value(&crate::fsck::report(&daemon.config.paths.store, true, found))
 }
 
 fn value(data: &impl Serialize) -> Result<Value, Failure> {

@@ -2,34 +2,33 @@
 //!
 //! Only a holder starts frontends, and only for mounts that it holds; a frontend that outlived its holder
 //! comes back by itself, however long it was stopped. So nobody comes back for a session that the
-//! store's holder does not hold, if there is one, and that no living process serves: frontends have the session in
-//! their command line. In this order: a frontend that is being started is the holder's.
+//! store's holder does not hold, if there is one, that no unit of a service manager has, and that no living process
+//! serves: frontends have the session in their command line. In this order: a frontend that is being started is the holder's.
 
 use super::{Daemon, session};
 use crate::failure::refuse;
-use shm_transport::control::holder::{self, HeldMount};
-use shm_transport::control::line::{LineError, LineStream};
-use shm_transport::control::{Answer, ErrorCode, Failure};
+use shm_transport::control::holder;
+use shm_transport::control::service;
+use shm_transport::control::{ErrorCode, Failure};
 use shm_transport::wire::SessionId;
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
-
-/// Longest wait for the holder's answer.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Ends a session, or says what is in the way.
 pub(super) fn end(daemon: &Daemon, id: SessionId) -> Result<(), Failure> {
-    let socket = daemon.config.paths.holder_socket();
     session::end(daemon, id, |mountpoint| {
         let place = mountpoint.display();
         let umount = || format!("unmount it: agentfs umount {place}, or umount -l {place}");
-        if let Some(held) = held(&socket)?.into_iter().find(|held| held.name.session == id) {
+        if let Some(held) = daemon.holder.held()?.into_iter().find(|held| held.name.session == id) {
             let frontend =
                 held.frontend_pid.map_or("a frontend that is being started".into(), |pid| format!("process {pid}"));
             let message = format!("the mount on {place} lives: the holder keeps it, and {frontend} serves it");
             return Err(refuse(ErrorCode::Busy, message).hint(umount()).done());
+        }
+        if let Some(unit) = unit_of(&daemon.config.paths.socket, id)? {
+            let message = format!("the mount on {place} lives: the unit agentfs-mount@{unit} keeps it");
+            let hint = format!("stop it: systemctl stop agentfs-mount@{unit}");
+            return Err(refuse(ErrorCode::Busy, message).hint(hint).done());
         }
         match serving(id) {
             Ok(None) => Ok(()),
@@ -48,38 +47,25 @@ pub(super) fn end(daemon: &Daemon, id: SessionId) -> Result<(), Failure> {
     })
 }
 
-/// What the store's holder holds; nothing when there is none.
-fn held(socket: &Path) -> Result<Vec<HeldMount>, Failure> {
-    let silent = |why: String| {
-        refuse(
-            ErrorCode::Busy,
-            format!("the holder on {} does not tell whether it keeps the mount: {why}", socket.display()),
-        )
-        .hint("try again; if it stays so, stop it (agentfs daemon stop --force) and start it again")
-        .done()
+/// The unit whose descriptors a service manager keeps for this session, if there is one.
+fn unit_of(socket: &Path, id: SessionId) -> Result<Option<String>, Failure> {
+    let dir = service::unit_records(socket);
+    let unread = |e: io::Error| {
+        refuse(ErrorCode::Busy, format!("it cannot be told which units have mounts: {}: {e}", dir.display())).done()
     };
-    let stream = match UnixStream::connect(socket) {
-        Ok(stream) => stream,
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            return Ok(Vec::new());
+    let entries = match std::fs::read_dir(&dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(unread)?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(unread)?;
+        // One that is gone again was given up meanwhile; a half-written one has another name.
+        let Ok(text) = std::fs::read(entry.path()) else { continue };
+        if serde_json::from_slice::<holder::MountName>(&text).is_ok_and(|mount| mount.session == id) {
+            return Ok(Some(entry.file_name().to_string_lossy().into_owned()));
         }
-        Err(e) => return Err(silent(e.to_string())),
-    };
-    let answer = ask(stream).map_err(|e| silent(e.to_string()))?;
-    match answer {
-        Answer::Ok(list) => serde_json::from_value(list).map_err(|e| silent(e.to_string())),
-        Answer::Error(refusal) => Err(silent(refusal.message)),
     }
-}
-
-fn ask(stream: UnixStream) -> Result<Answer, LineError> {
-    let mut lines = LineStream::new(stream);
-    lines.set_timeout(Some(ANSWER_MAX))?;
-    if !lines.peer()?.is_own_or_root() {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "another user listens there").into());
-    }
-    lines.write(&holder::Call { v: holder::VERSION, command: holder::Command::Mounts })?;
-    lines.read_within(Some(ANSWER_MAX))?.ok_or(LineError::Cut)?.parse()
+    Ok(None)
 }
 
 /// The process that serves a session, if one lives.

@@ -8,9 +8,12 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod claim;
 mod control;
 mod ending;
+mod holder;
 mod link;
+mod notify;
 mod pool;
 mod process;
 mod session;
@@ -22,31 +25,36 @@ mod tests;
 
 pub use process::main;
 
-use crate::branch::Branches;
+use crate::branch::{Branches, base_list};
 use crate::config::Config;
 use crate::content::Contents;
-use crate::core::clock::{Clock, HostClock};
+use crate::core::base::Grounds;
+use crate::core::clock::HostClock;
 use crate::core::error::FsError;
 use crate::core::keys;
 use crate::core::state::{Core, lock};
 use crate::failure::refuse;
+use crate::sandbox::SandboxError;
 use crate::store::{Batch, LogStore, Options, Store, StoreError};
+use claim::{Claimed, Door};
+use holder::Holder;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit};
 use pool::Pool;
 use session::Mounts;
 use shm_transport::control::paths::PathError;
-use shm_transport::control::{ErrorCode, Failure};
+use shm_transport::control::service::Service;
+use shm_transport::control::{ErrorCode, Failure, Sandbox, SandboxState};
 use shm_transport::doorbell::Doorbell;
 use shm_transport::stats::StatsWriter;
 use socket::Listener;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -88,6 +96,12 @@ pub enum ServeError {
     /// The branches in it.
     #[error("cannot use the branches in the store: {0}")]
     Branches(Failure),
+    /// The process could not be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The list of bases lacked some, which this process cannot take along any more.
+    #[error("the store's list of bases was not complete; it is now: start the daemon again")]
+    BasesUnknown,
     /// The socket's directory.
     #[error(transparent)]
     Path(#[from] PathError),
@@ -97,6 +111,9 @@ pub enum ServeError {
     /// Something that is no socket has its name.
     #[error("{0:?} exists and is not a socket: remove it, or choose another one with --socket PATH")]
     NotASocket(PathBuf),
+    /// What the service manager handed over is not what the daemon listens on.
+    #[error("the service manager handed over {0}: in the unit, name the socket of --socket, and no other")]
+    Inherited(String),
     /// The system refused something.
     #[error("{what}: {source}")]
     System {
@@ -114,6 +131,9 @@ fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServeError {
 /// What all threads share.
 struct Daemon {
     config: Config,
+    service: Arc<Service>,
+    holder: Holder,
+    sandbox: Sandbox,
     store: Arc<LogStore>,
     core: Arc<Core>,
     branches: Branches,
@@ -124,6 +144,8 @@ struct Daemon {
     recoveries: u64,
     /// Held while a session is opened, and by commands that depend on a branch not being mounted.
     admin: Mutex<()>,
+    /// Held while the store is checked.
+    checking: Mutex<()>,
     connections: Connections,
     connections_max: usize,
     stopping: AtomicBool,
@@ -191,13 +213,34 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Opens the store and the socket.
+    /// Opens the store and the socket, and leaves the process as it is.
     pub fn start(config: Config) -> Result<Self, ServeError> {
+        Self::start_as(config, Service::default())
+    }
+
+    /// The same, with the socket that the service manager handed over, if it did.
+    pub fn start_as(config: Config, service: Service) -> Result<Self, ServeError> {
+        Claimed::take(config, service)?.unconfined()
+    }
+
+    /// The same in a process that has no other thread: it is confined for good, see [`crate::sandbox`].
+    pub fn start_confined(config: Config, service: Service) -> Result<Self, ServeError> {
+        Claimed::take(config, service)?.confined()
+    }
+
+    fn open(claimed: Claimed, grounds: Grounds, sandbox: Sandbox, holder: Holder) -> Result<Self, ServeError> {
+        let stats = claimed.stats.clone();
+        Self::open_store(claimed, grounds, sandbox, holder).inspect_err(|_| remove_counters(&stats))
+    }
+
+    fn open_store(claimed: Claimed, grounds: Grounds, sandbox: Sandbox, holder: Holder) -> Result<Self, ServeError> {
+        let Claimed { config, service, store: claim, bases, stats, door } = claimed;
         let dir = config.paths.store.clone();
-        let store = LogStore::open(&dir, Options::default())
+        let store = LogStore::open_claimed(claim, Options::default())
             .map_err(|source| ServeError::Store { store: dir.clone(), source })?;
         let store = Arc::new(store);
-        let begun = Self::begin(config, &store);
+        let with = Confined { grounds, sandbox, holder, bases };
+        let begun = Self::begin(config, service, &store, with, stats, door);
         if begun.is_err()
             && let Err(error) = store.close()
         {
@@ -206,33 +249,37 @@ impl Server {
         begun
     }
 
-    fn begin(mut config: Config, store: &Arc<LogStore>) -> Result<Self, ServeError> {
+    fn begin(
+        config: Config,
+        service: Service,
+        store: &Arc<LogStore>,
+        confined: Confined,
+        stats: StatsWriter,
+        door: Door,
+    ) -> Result<Self, ServeError> {
+        let Confined { grounds, sandbox, holder, bases } = confined;
         let dir = config.paths.store.clone();
         let recoveries = recoveries(store);
-        for base in &mut config.allow_base {
-            // One that does not exist yet stays as it was written.
-            if let Ok(path) = base.canonicalize() {
-                *base = path;
-            }
-        }
         let contents = Contents::open(&dir.join("contents"), OPEN_FILES_MAX)
             .map_err(system(format!("cannot open the contents in {}", dir.display())))?;
         let dynamic: Arc<dyn Store> = Arc::<LogStore>::clone(store);
-        let core = Core::open(dynamic, Arc::new(contents), Arc::new(HostClock))
+        let core = Core::open_on(grounds, dynamic, Arc::new(contents), Arc::new(HostClock))
             .map_err(|source| ServeError::Core { store: dir.clone(), source })?;
+        let known = update_bases(&core, &dir, &bases);
+        if !known && sandbox.state != SandboxState::Off {
+            return Err(ServeError::BasesUnknown);
+        }
         let uid = nix::unistd::geteuid().as_raw();
         let branches = Branches::open(Arc::clone(&core), dir.clone(), config.allow_base.clone(), uid)
             .map_err(ServeError::Branches)?;
         let pool = Pool::start(POOL_THREADS).map_err(system("cannot start threads"))?;
         let stopped = Doorbell::create().map_err(system("cannot make an event descriptor"))?;
-        let started = HostClock.now().sec;
-        let stats = StatsWriter::create(&dir, started).unwrap_or_else(|error| {
-            tracing::warn!(%error, "no counters can be shown: their segment in /dev/shm cannot be had");
-            StatsWriter::unseen(started)
-        });
         // Last: who can connect finds everything there.
-        let listener = Listener::bind(&config.paths).inspect_err(|_| remove_counters(&stats))?;
+        let listener = door.open()?;
         let daemon = Daemon {
+            service: Arc::new(service),
+            holder,
+            sandbox,
             store: Arc::clone(store),
             core,
             branches,
@@ -242,6 +289,7 @@ impl Server {
             started: Instant::now(),
             recoveries,
             admin: Mutex::new(()),
+            checking: Mutex::new(()),
             connections: Connections::default(),
             connections_max: connections_max(),
             stopping: AtomicBool::new(false),
@@ -255,8 +303,10 @@ impl Server {
     /// keep their sessions and go on with the next daemon.
     pub fn run(self, signals: Option<BorrowedFd<'_>>) -> Result<(), ServeError> {
         let Self { daemon, listener } = self;
-        let served = accept_all(&daemon, &listener, signals);
+        let begun = notify::begin(&daemon, &daemon.service).map_err(system("cannot start threads"));
+        let served = begun.and_then(|()| accept_all(&daemon, &listener, signals));
         daemon.stop();
+        notify::end(&daemon.service);
         tracing::info!("stopping");
         // First, so that nobody connects to a daemon that does not answer.
         drop(listener);
@@ -277,6 +327,27 @@ impl Server {
         let store = daemon.config.paths.store.clone();
         served.and(ended.map_err(|source| ServeError::Store { store, source }))
     }
+}
+
+/// What a confined daemon has from the time before.
+struct Confined {
+    grounds: Grounds,
+    sandbox: Sandbox,
+    holder: Holder,
+    bases: BTreeSet<PathBuf>,
+}
+
+/// Brings the list of bases in line with the store; false when it lacked one, which was not taken along then.
+fn update_bases(core: &Core, dir: &Path, listed: &BTreeSet<PathBuf>) -> bool {
+    let recorded: BTreeSet<_> = core.base_paths().into_iter().collect();
+    if recorded != *listed
+        && let Err(error) = base_list::write(dir, recorded.clone())
+    {
+        tracing::warn!(%error, "the list of bases cannot be written");
+        // Starting again would help nobody.
+        return true;
+    }
+    recorded.is_subset(listed)
 }
 
 fn remove_counters(stats: &StatsWriter) {

@@ -3,6 +3,7 @@
 use super::{ServeError, Server};
 use crate::config::{Args, Config, ConfigError};
 use crate::failure::fail_doing;
+use crate::fsck::{self, FsckError};
 use crate::store::StoreError;
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -10,6 +11,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
 use shm_transport::control::ErrorCode;
+use shm_transport::control::service::Service;
 use shm_transport::mem::fds;
 use std::fs::File;
 use std::io::{self, Write};
@@ -25,6 +27,10 @@ enum Failed {
     Log { filter: String, source: tracing_subscriber::filter::ParseError },
     #[error("--ready-fd {number} cannot be used: {source}")]
     ReadyFd { number: i32, source: io::Error },
+    #[error("what the service manager handed over cannot be used: {0}")]
+    Service(io::Error),
+    #[error("cannot check the store: {0}")]
+    Contents(io::Error),
     #[error("cannot watch for signals: {0}")]
     Signals(nix::errno::Errno),
     #[error(transparent)]
@@ -36,7 +42,7 @@ impl Failed {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Log { .. } | Self::ReadyFd { .. } => 2,
-            Self::Signals(_) => 71,
+            Self::Signals(_) | Self::Service(_) | Self::Contents(_) => 71,
             Self::Serve(error) => of_serve(error),
         }
     }
@@ -50,7 +56,14 @@ fn of_serve(error: &ServeError) -> u8 {
         ServeError::Store { .. } => ErrorCode::Store,
         ServeError::Core { source, .. } => fail_doing("use the store", source).code,
         ServeError::Branches(failure) => failure.code,
-        ServeError::Path(_) | ServeError::NotASocket(_) | ServeError::System { .. } => return 71,
+        ServeError::BasesUnknown => ErrorCode::Base,
+        ServeError::Sandbox(_)
+        | ServeError::Path(_)
+        | ServeError::NotASocket(_)
+        | ServeError::Inherited(_)
+        | ServeError::System { .. } => {
+            return 71;
+        }
     };
     match code {
         ErrorCode::Busy => 75,
@@ -76,7 +89,8 @@ pub fn main() -> ExitCode {
             return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::FAILURE };
         }
     };
-    match run(&args) {
+    let done = if args.check { check(&args) } else { run(&args) };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {
             let code = failed.exit_code();
@@ -89,11 +103,24 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Checks the store and prints what was found: one document, for programs. What was found decides nothing here.
+fn check(args: &Args) -> Result<(), Failed> {
+    let config = Config::new(args)?;
+    umask(Mode::from_bits_truncate(0o077));
+    let report = fsck::offline(&config.paths.store, args.repair).map_err(|source| match source {
+        FsckError::Store(source) => Failed::Serve(ServeError::Store { store: config.paths.store.clone(), source }),
+        FsckError::Contents(source) => Failed::Contents(source),
+    })?;
+    let text = serde_json::to_string(&report).map_err(|e| Failed::Contents(e.into()))?;
+    writeln!(io::stdout(), "{text}").map_err(Failed::Contents)
+}
+
 fn run(args: &Args) -> Result<(), Failed> {
     // Before anything else is opened: its number must still be what the parent left.
     let ready = args.ready_fd.map(fds::adopt_inherited).transpose();
     let number = args.ready_fd.unwrap_or_default();
     let ready = ready.map_err(|source| Failed::ReadyFd { number, source })?;
+    let service = Service::current().map_err(Failed::Service)?;
     log(&args.log)?;
     let config = Config::new(args)?;
     // What the daemon makes is for its user alone.
@@ -101,7 +128,12 @@ fn run(args: &Args) -> Result<(), Failed> {
     raise_open_files();
     // Before any thread: all of them inherit that they do not take these signals.
     let signals = watch_signals().map_err(Failed::Signals)?;
-    let server = Server::start(config)?;
+    let server = if args.no_sandbox {
+        tracing::warn!("not confined: the daemon can do whatever its user can");
+        Server::start_as(config, service)?
+    } else {
+        Server::start_confined(config, service)?
+    };
     tracing::info!(?server, pid = std::process::id(), "ready");
     if let Some(ready) = ready {
         tell_ready(ready);

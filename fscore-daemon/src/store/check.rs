@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::disk::{Disk, RealDisk};
 use super::lock::StoreLock;
-use super::{StoreError, recovery};
+use super::{MemStore, StoreError, recovery};
 
 /// What a check found in a store that can be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,11 @@ pub struct Report {
 
 /// Checks the store in `dir`, which no process may have open.
 pub fn check(dir: &Path) -> Result<Report, StoreError> {
+    read(dir).map(|(report, _)| report)
+}
+
+/// The same, and what the store holds.
+pub fn read(dir: &Path) -> Result<(Report, MemStore), StoreError> {
     // The lock must not be the first file of a directory that is no store.
     if !dir.join("FORMAT").exists() && !dir.join("meta").exists() {
         return Err(StoreError::io(
@@ -42,16 +47,22 @@ pub fn check(dir: &Path) -> Result<Report, StoreError> {
     let disk = RealDisk::new(dir);
     recovery::exists(&disk)?;
     lock.tell_owner();
-    check_on(&disk)
+    read_from(&disk)
 }
 
 /// Checks the store on a disk that nobody else uses.
+#[cfg(test)]
 pub(super) fn check_on(disk: &dyn Disk) -> Result<Report, StoreError> {
+    read_from(disk).map(|(report, _)| report)
+}
+
+/// Reads the store on a disk that nobody else uses.
+pub(crate) fn read_from(disk: &dyn Disk) -> Result<(Report, MemStore), StoreError> {
     if !recovery::exists(disk)? {
         return Err(StoreError::io("there is no store here", std::io::ErrorKind::NotFound.into()));
     }
     let found = recovery::load(disk)?;
-    Ok(Report {
+    let report = Report {
         records: found.tree.len() as u64,
         checkpoint: found.checkpoint,
         segments: found.segments.len() as u64,
@@ -61,5 +72,6 @@ pub(super) fn check_on(disk: &dyn Disk) -> Result<Report, StoreError> {
         unclean: found.unclean,
         torn: found.torn,
         obsolete: found.obsolete,
-    })
+    };
+    Ok((report, MemStore::of(found.tree)))
 }

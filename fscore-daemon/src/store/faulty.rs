@@ -88,6 +88,7 @@ struct State {
     name_history: Vec<Names>,
     ops: u64,
     cut_at: Option<u64>,
+    fail_at: Option<(u64, u64, Errno)>,
     off: bool,
     faults: Vec<Fault>,
     capacity: Option<u64>,
@@ -316,6 +317,11 @@ impl FaultyDisk {
         let partly = state.cut_at == Some(state.ops);
         state.ops += 1;
         state.off = partly;
+        if let Some((from, times, errno)) = state.fail_at
+            && (from..from + times).contains(&(state.ops - 1))
+        {
+            return Err(errno.into());
+        }
         for fault in &mut state.faults {
             if fault.op != op || !name.contains(&fault.name_part) || fault.times == 0 {
                 continue;
@@ -328,6 +334,24 @@ impl FaultyDisk {
             return Err(fault.errno.into());
         }
         Ok((state, partly))
+    }
+
+    /// Whether the power is off.
+    pub fn is_off(&self) -> bool {
+        self.state().off
+    }
+
+    /// Counts an operation of something that shares the fate of this disk; `Err` if it fails.
+    pub fn step(&self, op: Op, name: &str) -> io::Result<()> {
+        self.begin(op, name).and_then(|(state, partly)| {
+            drop(state);
+            if partly { Err(Errno::EIO.into()) } else { Ok(()) }
+        })
+    }
+
+    /// Makes the operation with this number, counted from 0, and `times` from it on fail.
+    pub fn fail_at(&self, op: u64, times: u64, errno: Errno) {
+        self.state().fail_at = Some((op, times, errno));
     }
 
     fn name_change(&self, op: Op, name: &str, change: impl FnOnce(&mut State) -> io::Result<()>) -> io::Result<()> {

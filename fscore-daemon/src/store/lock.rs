@@ -2,13 +2,39 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::StoreError;
+
+/// A store's directory, locked for this process and not opened yet.
+#[derive(Debug)]
+pub struct Claim {
+    pub(super) dir: PathBuf,
+    pub(super) lock: StoreLock,
+}
+
+impl Claim {
+    /// Locks the store in `dir`; makes the directory if there is none.
+    pub fn take(dir: &Path) -> Result<Self, StoreError> {
+        let new = !dir.exists();
+        // Private: names, salts and contents are nobody else's to read.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|e| StoreError::io(format!("cannot make the store directory {}", dir.display()), e))?;
+        if new && let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
+            File::open(parent)
+                .and_then(|parent| parent.sync_all())
+                .map_err(|e| StoreError::io(format!("cannot sync {}", parent.display()), e))?;
+        }
+        Ok(Self { dir: dir.to_owned(), lock: StoreLock::take(dir)? })
+    }
+}
 
 /// Holds the store for this process while it lives.
 #[derive(Debug)]

@@ -1,6 +1,5 @@
 //! The store: a log, the map that it makes, and checkpoints.
 
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,13 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::checkpoint;
 use super::disk::{Disk, RealDisk};
 use super::format::{Frame, Unencodable};
-use super::lock::StoreLock;
+use super::lock::{Claim, StoreLock};
 use super::log::{Log, Segment};
 use super::map::{Map, prepare};
 use super::recovery::{self, Recovered};
 use super::spare::Spares;
 use super::worker::Worker;
-use super::{Batch, Store, StoreError};
+use super::{Batch, MemStore, Store, StoreError};
 
 /// Sizes, and whether threads may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +58,7 @@ pub struct LogStore {
     checkpointer: Option<Worker>,
     inner: Arc<Inner>,
     lock: Mutex<Option<StoreLock>>,
+    copying: Mutex<()>,
     opened: Opened,
 }
 
@@ -86,24 +86,17 @@ const SEGMENTS_MAX: usize = 64;
 impl LogStore {
     /// Opens the store in `dir`, makes it if there is none, and locks it for this process.
     pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
-        let new = !dir.exists();
-        // Private: names, salts and contents are nobody else's to read.
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|e| StoreError::io(format!("cannot make the store directory {}", dir.display()), e))?;
-        let mut lock = StoreLock::take(dir)?;
-        let disk = Arc::new(RealDisk::new(dir));
+        Self::open_claimed(Claim::take(dir)?, options)
+    }
+
+    /// Opens the store in a claimed directory; makes it if there is none.
+    pub fn open_claimed(claim: Claim, options: Options) -> Result<Self, StoreError> {
+        let Claim { dir, mut lock } = claim;
+        let disk = Arc::new(RealDisk::new(&dir));
         // A store of another format is left as it is.
         recovery::exists(&*disk)?;
         lock.tell_owner();
         let store = Self::open_on(disk, options)?;
-        if new && let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
-            std::fs::File::open(parent)
-                .and_then(|parent| parent.sync_all())
-                .map_err(|e| StoreError::io(format!("cannot sync {}", parent.display()), e))?;
-        }
         *store.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock);
         Ok(store)
     }
@@ -123,7 +116,14 @@ impl LogStore {
         };
         let inner = Arc::new(Inner::new(disk, options, found)?);
         let due = inner.begin()?;
-        let mut store = Self { spare_maker: None, checkpointer: None, inner, lock: Mutex::new(None), opened };
+        let mut store = Self {
+            spare_maker: None,
+            checkpointer: None,
+            inner,
+            lock: Mutex::new(None),
+            copying: Mutex::new(()),
+            opened,
+        };
         if options.threads {
             let start = |name, work: fn(&Inner)| {
                 let inner = Arc::clone(&store.inner);
@@ -146,6 +146,12 @@ impl LogStore {
     /// Number of keys.
     pub fn records(&self) -> u64 {
         self.inner.map.len() as u64
+    }
+
+    /// Everything as it is at one moment; batches go on meanwhile. One at a time.
+    pub fn snapshot(&self) -> MemStore {
+        let _turn = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
+        MemStore::of(self.inner.map.copy())
     }
 
     /// Why the store takes no more writes until it is opened again; `None` while it takes them.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::Batch;
 
@@ -36,19 +36,26 @@ pub(super) fn change(tree: &mut Tree, key: &[u8], value: Option<&[u8]>) {
 
 /// An ordered map for many readers. A lock is held for as long as one batch or one read takes.
 #[derive(Debug, Default)]
-pub(super) struct Map(RwLock<Tree>);
+pub(super) struct Map {
+    tree: RwLock<Tree>,
+    /// What was applied since a copy was begun; `None` while none is made. Taken after the tree's lock.
+    since: Mutex<Option<Vec<Prepared>>>,
+}
+
+/// Entries that are copied under one lock.
+const CHUNK: usize = 1024;
 
 impl Map {
     pub(super) fn new(tree: Tree) -> Self {
-        Self(RwLock::new(tree))
+        Self { tree: RwLock::new(tree), since: Mutex::default() }
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(key).map(|v| v.to_vec())
+        self.tree.read().unwrap_or_else(PoisonError::into_inner).get(key).map(|v| v.to_vec())
     }
 
     pub(super) fn scan(&self, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
-        let tree = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
         for (key, value) in tree.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)) {
             if !visit(key, value) {
                 return;
@@ -57,7 +64,7 @@ impl Map {
     }
 
     pub(super) fn scan_back(&self, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
-        let tree = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
         for (key, value) in tree.range::<[u8], _>((Bound::Unbounded, Bound::Included(from))).rev() {
             if !visit(key, value) {
                 return;
@@ -67,7 +74,10 @@ impl Map {
 
     /// Applies a batch; readers see all of it or nothing.
     pub(super) fn apply(&self, changes: Prepared) {
-        let mut tree = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut tree = self.tree.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(since) = self.since().as_mut() {
+            since.push(changes.clone());
+        }
         for (key, value) in changes {
             match value {
                 Some(value) => drop(tree.insert(key, value)),
@@ -85,7 +95,7 @@ impl Map {
         mut visit: impl FnMut(&[u8], &[u8]) -> bool,
     ) -> Option<Bytes> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let tree = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
         let mut last = None;
         for (key, value) in tree.range::<[u8], _>((from, Bound::Unbounded)).take(count_max) {
             last = Some(key);
@@ -96,8 +106,39 @@ impl Map {
         last.cloned()
     }
 
+    /// All entries as they are at one moment, at the end of the copying. Batches go on meanwhile: each waits for
+    /// a few entries at most. One copy at a time.
+    pub(super) fn copy(&self) -> Tree {
+        *self.since() = Some(Vec::new());
+        let (mut copy, mut after) = (Tree::new(), None::<Bytes>);
+        loop {
+            let mut some: Vec<(Bytes, Bytes)> = Vec::with_capacity(CHUNK);
+            let last = self.chunk(after.as_deref(), CHUNK, |key, value| {
+                some.push((key.into(), value.into()));
+                true
+            });
+            copy.extend(some);
+            if last.is_none() {
+                break;
+            }
+            after = last;
+        }
+        // Values are whole, so it does not matter which changes the copy shows already.
+        for (key, value) in self.since().take().into_iter().flatten().flatten() {
+            match value {
+                Some(value) => drop(copy.insert(key, value)),
+                None => drop(copy.remove(&key)),
+            }
+        }
+        copy
+    }
+
+    fn since(&self) -> MutexGuard<'_, Option<Vec<Prepared>>> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Number of keys.
     pub(super) fn len(&self) -> usize {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.tree.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 }

@@ -1,11 +1,18 @@
 //! A store without a disk, for tests of what is built on a store.
 
-use super::map::{Map, prepare};
+use super::map::{Map, Tree, prepare};
 use super::{Batch, Store, StoreError};
 
 /// Keeps everything in memory; never fails.
 #[derive(Debug, Default)]
 pub struct MemStore(Map);
+
+impl MemStore {
+    /// With these records.
+    pub(super) fn of(tree: Tree) -> Self {
+        Self(Map::new(tree))
+    }
+}
 
 impl Store for MemStore {
     fn get(&self, key: &[u8]) -> Option<Vec<u8>> {

@@ -35,8 +35,11 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use check::{Report, check};
+#[cfg(test)]
+pub(crate) use check::read_from as read_disk;
+pub use check::{Report, check, read};
 pub use disk::{Disk, DiskFile, RealDisk};
+pub use lock::Claim;
 pub use log_store::{LogStore, Opened, Options};
 pub use mem::MemStore;
 

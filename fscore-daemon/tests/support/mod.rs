@@ -152,6 +152,10 @@ impl Frontend {
     }
 
     pub(crate) fn attach(&mut self, daemon: &Daemon, branch: &str) -> Result<(), ClientError> {
+        self.attach_at(&daemon.paths.socket, branch)
+    }
+
+    pub(crate) fn attach_at(&mut self, socket: &Path, branch: &str) -> Result<(), ClientError> {
         self.connection = None;
         let epoch = self.end.reset_for_new_daemon().unwrap();
         let attach = Attach {
@@ -161,7 +165,7 @@ impl Frontend {
             read_only: false,
             epoch,
         };
-        self.connection = Some(handshake::attach(&daemon.paths.socket, &attach, &self.fds)?);
+        self.connection = Some(handshake::attach(socket, &attach, &self.fds)?);
         Ok(())
     }
 

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// Bytes of the log's end that explain a failed start.
 const LOG_TAIL: u64 = 4096;
+/// How long a daemon may take to say who keeps it: it may just have been started for the question.
+const MANAGED_MAX: Duration = Duration::from_secs(10);
 /// How long a daemon without a holder may take to end.
 const STRAY_MAX: Duration = Duration::from_secs(10);
 
@@ -27,6 +29,8 @@ const STRAY_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct DaemonChild {
     pub(super) keeper: Keeper,
+    /// A service manager keeps it: it is not ours to start.
+    pub(super) managed: bool,
     /// It said that it serves.
     pub(super) ready: bool,
     /// It was told to end so that another one starts.
@@ -39,10 +43,15 @@ pub(super) struct DaemonChild {
 }
 
 impl DaemonChild {
-    pub(super) fn new(own: &Path, now: Instant) -> Self {
+    pub(super) fn new(own: &Path, managed: bool, now: Instant) -> Self {
+        let mut keeper = Keeper::new(now);
+        if managed {
+            keeper.never();
+        }
         Self {
-            keeper: Keeper::new(now),
-            ready: false,
+            keeper,
+            managed,
+            ready: managed,
             replaced: false,
             served: 0,
             last_end: None,
@@ -104,6 +113,15 @@ impl DaemonChild {
             self.keeper.again(now);
         }
     }
+}
+
+/// Whether a daemon that a service manager keeps serves there. Connecting has the manager start it.
+pub(super) fn is_managed(socket: &Path) -> bool {
+    let asked = Client::connect(socket).and_then(|mut client| {
+        client.set_timeout(Some(MANAGED_MAX)).map_err(|e| ClientError::Line(e.into()))?;
+        client.status()
+    });
+    asked.is_ok_and(|status| status.managed)
 }
 
 /// Ends a daemon whose holder died: it keeps the store for itself, and nobody would start it again. Its

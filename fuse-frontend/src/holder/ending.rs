@@ -55,7 +55,7 @@ pub(super) fn give_back(daemon: &Path) {
 }
 
 /// Whether this branch is the topmost mount there, from the text of `mountinfo`.
-fn shows(table: &[u8], branch: &str, at: &Path) -> bool {
+pub(crate) fn shows(table: &[u8], branch: &str, at: &Path) -> bool {
     let mut shown = false;
     for line in table.split(|&b| b == b'\n') {
         let mut fields = line.split(|&b| b == b' ');

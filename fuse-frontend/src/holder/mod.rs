@@ -16,6 +16,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use ending::shows;
 use shm_transport::control::paths::Paths;
 use shm_transport::control::{ErrorCode, Failure};
 use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
@@ -58,7 +59,12 @@ pub(crate) fn hold(config: HoldConfig) -> Result<(), Failure> {
     prepare(&config.paths)?;
     let socket = config.paths.holder_socket();
     let (listener, _lock) = server::listen(&socket)?;
-    daemon::end_stray(&config.paths)?;
+    let managed = daemon::is_managed(&config.paths.socket);
+    if managed {
+        tracing::info!("a service manager keeps the daemon; this holder keeps mounts only");
+    } else {
+        daemon::end_stray(&config.paths)?;
+    }
     let asked_to_end = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGHUP, SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&asked_to_end))
@@ -66,7 +72,7 @@ pub(crate) fn hold(config: HoldConfig) -> Result<(), Failure> {
     }
     // After the flag: who is woken finds it set.
     let (mut wake_rx, wake_tx) = signals().map_err(|e| failed("cannot receive signals", &e))?;
-    let shared = Arc::new(Shared::new(config, wake_tx));
+    let shared = Arc::new(Shared::new(config, managed, wake_tx));
     serve_clients(listener, &shared).map_err(|e| failed("cannot serve clients", &e))?;
     tracing::info!(socket = %socket.display(), pid = std::process::id(), "the holder runs");
     loop {

@@ -96,7 +96,9 @@ fn serve(stream: UnixStream, shared: &Shared) {
             return;
         }
     }
-    if lines.set_timeout(Some(SILENCE_MAX)).is_err() {
+    // The daemon made its only connection before it confined itself.
+    let daemon = lines.peer().is_ok_and(|peer| Some(peer.pid) == shared.pong().daemon_pid);
+    if lines.set_timeout((!daemon).then_some(SILENCE_MAX)).is_err() {
         return;
     }
     loop {

@@ -66,10 +66,10 @@ fn refusal(code: ErrorCode, message: impl Into<String>, hint: Option<&str>) -> F
 }
 
 impl Shared {
-    /// The daemon is due at once. `wake` is written to when the tending thread has something to do.
-    pub(super) fn new(config: HoldConfig, wake: UnixStream) -> Self {
+    /// The daemon is due at once, unless it is `managed` by somebody else. `wake` is written to when the tending thread has something to do.
+    pub(super) fn new(config: HoldConfig, managed: bool, wake: UnixStream) -> Self {
         let own = serve::own_executable();
-        let daemon = DaemonChild::new(&own, Instant::now());
+        let daemon = DaemonChild::new(&own, managed, Instant::now());
         let state = State { config, daemon, mounts: BTreeMap::new(), stop: None, logs_due: Instant::now() };
         Self { state: Mutex::new(state), changed: Condvar::new(), wake, own }
     }
@@ -211,6 +211,10 @@ impl Shared {
 
     /// Waits until more than `served` daemons have been ready, the last one of them being alive.
     fn await_ready(&self, mut state: MutexGuard<'_, State>, served: u64, timeout: Duration) -> Result<Pong, Failure> {
+        if state.daemon.managed {
+            // Who connects to it waits for it, or is told that it does not run.
+            return Ok(Self::pong_of(&state));
+        }
         let now = Instant::now();
         let deadline = now + timeout.min(READY_MAX);
         if state.stop.is_none() && state.daemon.keeper.pid().is_none() && state.daemon.keeper.due_in(now).is_none() {
@@ -308,8 +312,16 @@ impl Shared {
             let message = format!("{} is not an existing directory with an absolute path", path.display());
             return Err(refusal(ErrorCode::Usage, message, None));
         }
+        let state = self.lock();
+        if state.daemon.managed {
+            let hint = "set AGENTFS_ALLOW_BASE in the environment of its unit (/etc/agentfs/agentfsd.conf) to all \
+                        directories that bases may lie below, then: systemctl restart agentfsd";
+            let message = format!("a service manager keeps the daemon, which may not read below {}", path.display());
+            return Err(refusal(ErrorCode::BaseNotAllowed, message, Some(hint)));
+        }
         // What the daemon allows now, its defaults included, stays allowed.
-        let socket = self.lock().config.paths.socket.clone();
+        let socket = state.config.paths.socket.clone();
+        drop(state);
         let now_allowed = Client::connect(&socket)
             .and_then(|mut client| {
                 client

@@ -2,7 +2,8 @@
 
 use super::line::{LineError, LineStream, Peer};
 use super::{
-    Answer, BranchInfo, Call, Command, CommitPlan, Diff, Failure, MountInfo, Removed, SnapshotInfo, Status, VERSION,
+    Answer, BranchInfo, Call, Command, CommitPlan, Diff, Failure, FsckReport, MountInfo, Removed, SnapshotInfo, Status,
+    VERSION,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -176,6 +177,11 @@ impl Client {
     /// [`Command::CommitPending`].
     pub fn commit_pending(&mut self) -> Result<Vec<CommitPlan>, ClientError> {
         self.ask(Command::CommitPending)
+    }
+
+    /// [`Command::Fsck`].
+    pub fn fsck(&mut self) -> Result<FsckReport, ClientError> {
+        self.ask(Command::Fsck)
     }
 
     /// [`Command::Mounts`].

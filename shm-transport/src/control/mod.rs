@@ -7,11 +7,14 @@
 
 pub mod client;
 pub mod escape;
+mod fsck;
 pub mod holder;
 pub mod line;
 pub mod paths;
 mod plan;
+pub mod service;
 
+pub use fsck::{FsckFinding, FsckReport, FsckSeverity};
 pub use plan::{PlanBody, PlanMeta, PlanObject, PlanStep, PlanWas};
 
 use crate::wire::SessionId;
@@ -127,6 +130,8 @@ pub enum Command {
     },
     /// Commits that were prepared and neither finished nor aborted. Data: list of [`CommitPlan`].
     CommitPending,
+    /// Check the store while it is in use. Data: [`FsckReport`].
+    Fsck,
     /// Mounted sessions. Data: list of [`MountInfo`].
     Mounts,
     /// A frontend takes up, or takes up again, its session. File descriptors beside the line, in this
@@ -237,6 +242,38 @@ pub struct Status {
     /// The store refuses writes, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusing_writes: Option<String>,
+    /// File data could not be made durable, and why: syncs fail until the daemon is started again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_sync: Option<String>,
+    /// A service manager started it, and starts it again: no holder does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub managed: bool,
+    /// What the daemon confined itself to.
+    #[serde(default)]
+    pub sandbox: Sandbox,
+}
+
+/// Whether a daemon has given up what it does not need.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// How far.
+    pub state: SandboxState,
+    /// What the system could not take from it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+}
+
+/// See [`Sandbox`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SandboxState {
+    /// Everything.
+    On,
+    /// All but what is missing.
+    Partial,
+    /// Nothing: it was told so.
+    #[default]
+    Off,
 }
 
 /// A branch.

@@ -163,5 +163,92 @@ pub fn clear_bounding_set() -> io::Result<()> {
     Ok(())
 }
 
+/// `seccomp(2)`: from now on all threads of the process make system calls only as `filter` lets them. With `log`, what
+/// it refuses is written to the system's audit log. Needs `no_new_privs` or `CAP_SYS_ADMIN`.
+pub fn install_filter(filter: &[libc::sock_filter], log: bool) -> io::Result<()> {
+    let len = libc::c_ushort::try_from(filter.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // The kernel only reads the program, whatever the field's type says.
+    let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
+    let flags = libc::SECCOMP_FILTER_FLAG_TSYNC | if log { libc::SECCOMP_FILTER_FLAG_LOG } else { 0 };
+    // SAFETY: `program` and the `len` instructions that it points to live through the call, which copies them.
+    let returned =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    match returned {
+        // The number of a thread that could not be brought along.
+        1.. => Err(io::Error::other("a thread of the process has a filter of its own")),
+        other => done(other),
+    }
+}
+
+/// What the kernel says to a system call whose arguments are all -1, which none of the calls that this is for can
+/// accept: no address and no descriptor has that value. Tells a call that a filter refuses from one that it lets through.
+/// `None` where it succeeds nevertheless.
+pub fn refusal_of(call: Forbidden) -> Option<io::Error> {
+    let none: libc::c_long = -1;
+    // SAFETY: each call of `Forbidden` fails on these arguments before it touches memory of this process.
+    let returned = unsafe { libc::syscall(call.number(), none, none, none, none, none, none) };
+    (returned == -1).then(io::Error::last_os_error)
+}
+
+/// Calls that a confined process has no use for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forbidden {
+    /// `bpf(2)`.
+    Bpf,
+    /// `io_uring_setup(2)`.
+    IoUring,
+    /// `keyctl(2)`.
+    Keyctl,
+    /// `ptrace(2)`.
+    Ptrace,
+    /// `process_vm_writev(2)`.
+    ProcessWrite,
+    /// `setns(2)`.
+    SetNs,
+    /// `open_tree(2)`.
+    OpenTree,
+    /// `open_by_handle_at(2)`.
+    OpenByHandle,
+    /// `init_module(2)`.
+    InitModule,
+    /// `execveat(2)`.
+    ExecAt,
+    /// `clone3(2)`.
+    Clone3,
+}
+
+impl Forbidden {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Bpf,
+        Self::IoUring,
+        Self::Keyctl,
+        Self::Ptrace,
+        Self::ProcessWrite,
+        Self::SetNs,
+        Self::OpenTree,
+        Self::OpenByHandle,
+        Self::InitModule,
+        Self::ExecAt,
+        Self::Clone3,
+    ];
+
+    fn number(self) -> libc::c_long {
+        match self {
+            Self::Bpf => libc::SYS_bpf,
+            Self::IoUring => libc::SYS_io_uring_setup,
+            Self::Keyctl => libc::SYS_keyctl,
+            Self::Ptrace => libc::SYS_ptrace,
+            Self::ProcessWrite => libc::SYS_process_vm_writev,
+            Self::SetNs => libc::SYS_setns,
+            Self::OpenTree => libc::SYS_open_tree,
+            Self::OpenByHandle => libc::SYS_open_by_handle_at,
+            Self::InitModule => libc::SYS_init_module,
+            Self::ExecAt => libc::SYS_execveat,
+            Self::Clone3 => libc::SYS_clone3,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

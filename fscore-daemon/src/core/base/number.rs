@@ -109,6 +109,12 @@ pub(super) fn is_plain(ino: u64) -> bool {
     (FIRST..WINDOWS).contains(&ino)
 }
 
+/// The number of a base's root. No name of the base leads to it, so that one number is free for a root whose
+/// inode number cannot be used as it is.
+pub fn of_root(ino: u64) -> ObjectId {
+    if is_plain(ino) { ObjectId(ino) } else { by_place(ObjectId(0), b"", FileKind::Directory) }
+}
+
 /// The number of an object whose inode number does not stay: by its place.
 pub(super) fn by_place(parent: ObjectId, name: &[u8], kind: FileKind) -> ObjectId {
     let mut hash = mix(mix(0, parent.0), u64::from(kind.dtype()));

@@ -3,8 +3,13 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "tests")]
 
 mod changes;
+mod damage;
+mod faults;
+mod history;
+mod host;
 mod members;
 mod overlay;
+mod power;
 mod reading;
 mod replace;
 mod replay;
@@ -65,11 +70,20 @@ impl Rig {
 
     /// The same over a store of the test's.
     pub(super) fn over(store: Arc<dyn Store>, prepare: impl FnOnce(&Path)) -> Self {
+        Self::with(store, |dir| Contents::open(dir, 16).unwrap(), prepare)
+    }
+
+    /// The same with content files of the test's.
+    pub(super) fn with(
+        store: Arc<dyn Store>,
+        contents: impl FnOnce(&Path) -> Contents,
+        prepare: impl FnOnce(&Path),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let base = dir.path().join("base");
         std::fs::create_dir(&base).unwrap();
         prepare(&base);
-        let contents = Arc::new(Contents::open(&dir.path().join("contents"), 16).unwrap());
+        let contents = Arc::new(contents(&dir.path().join("contents")));
         let core = Core::open(Arc::clone(&store), contents, Arc::new(HostClock)).unwrap();
         let root = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&base).unwrap());
         let (base_id, branch, epoch) =
@@ -93,7 +107,7 @@ impl Rig {
         Self::mount(dir, core, branch)
     }
 
-    fn mount(dir: tempfile::TempDir, core: Arc<Core>, branch: super::ids::BranchId) -> Self {
+    pub(super) fn mount(dir: tempfile::TempDir, core: Arc<Core>, branch: super::ids::BranchId) -> Self {
         let branch = core.branch(branch).unwrap();
         let session = open(&core, &branch, SESSION);
         let geometry = Geometry { queues: 1, slots: 4 };

@@ -24,7 +24,8 @@ fn changed(running: &Running, base: &Path) {
 fn rig() -> Running {
     let dir = tempfile::tempdir().unwrap();
     let top = dir.path().canonicalize().unwrap();
-    let server = Server::start(Config { paths: paths_in(&top), allow_base: vec![top.clone()] }).unwrap();
+    let server =
+        Server::start(Config { paths: paths_in(&top), allow_base: vec![top.clone()], only_these: false }).unwrap();
     let daemon = Arc::clone(&server.daemon);
     let thread = std::thread::spawn(move || server.run(None));
     let running = Running { paths: paths_in(&top), daemon, thread: Some(thread), _dir: Some(dir) };

@@ -88,10 +88,10 @@ fn shutdown_answers_then_ends_and_leaves_no_socket() {
 fn a_second_daemon_on_the_store_is_refused_and_leaves_the_first_alone() {
     let running = start();
     let mut paths = running.paths.clone();
-    let second = Server::start(Config { paths: paths.clone(), allow_base: Vec::new() });
+    let second = Server::start(Config { paths: paths.clone(), allow_base: Vec::new(), only_these: false });
     assert!(matches!(second, Err(ServeError::Store { source: StoreError::InUse { .. }, .. })));
     paths.store.set_file_name("other");
-    let third = Server::start(Config { paths: paths.clone(), allow_base: Vec::new() });
+    let third = Server::start(Config { paths: paths.clone(), allow_base: Vec::new(), only_these: false });
     assert!(matches!(third, Err(ServeError::SocketInUse(_))));
     assert_eq!(StatsReader::open(&paths.store).unwrap_err().kind(), io::ErrorKind::NotFound, "it left its counters");
     running.client().status().unwrap();

@@ -52,13 +52,30 @@ fn a_mount_that_a_former_daemon_had_is_still_a_mount_until_it_is_ended() {
     assert_eq!(state_of(&running), ["reconnecting"]);
     assert_eq!(running.client().status().unwrap().mounts, 1);
     assert_eq!(running.client().branch_show("a").unwrap().mounts, [Path::new("/mnt/x")]);
-    // Nobody else writes meanwhile.
+    // Nobody else writes while its frontend may come back.
+    let mut stopped = stopped_frontend();
     let other = refusal(Frontend::new(7, false).attach(&running, "a"));
     assert_eq!(other.code, ErrorCode::Busy);
     assert!(other.hint.unwrap().contains("agentfs umount /mnt/x"));
-    running.client().end_session(SESSION).unwrap();
-    assert!(running.client().mounts().unwrap().is_empty());
-    Frontend::new(7, false).attach(&running, "a").unwrap();
+    stopped.kill().unwrap();
+    stopped.wait().unwrap();
+    let mut next = Frontend::new(7, false);
+    next.attach(&running, "a").unwrap();
+    assert_eq!(state_of(&running), ["attached"], "the dead one is no mount any more");
+}
+
+/// A process that looks like the frontend of the session.
+fn stopped_frontend() -> std::process::Child {
+    let child = std::process::Command::new("/bin/sh")
+        .args(["-c", "read line", "--serve", "--session", &SESSION.to_string()])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("it runs", || {
+        let line = std::fs::read(format!("/proc/{}/cmdline", child.id())).unwrap();
+        line.windows(9).any(|part| part == b"--session")
+    });
+    child
 }
 
 #[test]
@@ -98,15 +115,7 @@ fn a_mount_that_a_holder_keeps_or_that_a_process_serves_is_not_ended() {
     holder.join().unwrap();
 
     // No holder any more, and a process that looks like the frontend.
-    let mut stopped = std::process::Command::new("/bin/sh")
-        .args(["-c", "read line", "--serve", "--session", &SESSION.to_string()])
-        .stdin(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    eventually("it runs", || {
-        let line = std::fs::read(format!("/proc/{}/cmdline", stopped.id())).unwrap();
-        line.windows(9).any(|part| part == b"--session")
-    });
+    let mut stopped = stopped_frontend();
     let refused = refusal(running.client().end_session(SESSION));
     assert!(refused.message.contains(&format!("process {}", stopped.id())), "{refused}");
     assert_eq!(code(Err(ClientError::Refused(refused))), ErrorCode::Busy);

@@ -27,7 +27,7 @@ fn paths_in(dir: &Path) -> Paths {
 }
 
 fn start_in(paths: Paths, dir: Option<tempfile::TempDir>) -> Running {
-    let server = Server::start(Config { paths: paths.clone(), allow_base: Vec::new() }).unwrap();
+    let server = Server::start(Config { paths: paths.clone(), allow_base: Vec::new(), only_these: false }).unwrap();
     let daemon = Arc::clone(&server.daemon);
     let thread = std::thread::spawn(move || server.run(None));
     Running { paths, daemon, thread: Some(thread), _dir: dir }

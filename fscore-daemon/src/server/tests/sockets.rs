@@ -19,7 +19,7 @@ fn what_is_no_socket_stays() {
     let paths = paths_in(dir.path());
     std::fs::create_dir(paths.socket.parent().unwrap()).unwrap();
     std::fs::write(&paths.socket, "precious").unwrap();
-    let refused = Server::start(Config { paths: paths.clone(), allow_base: Vec::new() });
+    let refused = Server::start(Config { paths: paths.clone(), allow_base: Vec::new(), only_these: false });
     assert!(matches!(refused, Err(ServeError::NotASocket(_))));
     assert_eq!(std::fs::read(&paths.socket).unwrap(), b"precious");
 }

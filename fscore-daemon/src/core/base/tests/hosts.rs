@@ -1,6 +1,7 @@
 //! What lies under a base: layers, subvolumes, mounts, leases.
 
 use super::*;
+use nix::sys::stat::fstat;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
@@ -25,7 +26,7 @@ fn mount(test: &str, args: &[&str], at: &Path) -> Option<Mounted> {
 }
 
 fn base_at(path: &Path, store: &Arc<Counting>) -> Base {
-    Base::open(BaseId(1), record(path), Arc::clone(store) as Arc<dyn Store>).unwrap()
+    Base::open(&Grounds::anywhere(), BaseId(1), record(path), Arc::clone(store) as Arc<dyn Store>).unwrap()
 }
 
 #[test]
@@ -130,6 +131,36 @@ fn a_mount_in_the_base_is_an_empty_directory() {
     let mnt = ground.find("d/mnt").object;
     ground.base = in_place(&ground);
     assert_eq!(ground.base.stat(mnt).unwrap().object, mnt, "found by a search too");
+}
+
+#[test]
+fn grounds_are_the_mounts_that_were_there_when_they_were_taken() {
+    let ground = Ground::new(|b| std::fs::create_dir_all(b.join("deep/er")).unwrap());
+    let top = ground.path.canonicalize().unwrap();
+    let take = |bases: &[PathBuf]| Grounds::take(&[top.clone(), top.join("missing")], bases);
+    let grounds = take(&[]);
+    if grounds.in_place().next().is_some() {
+        return println!("skipped: grounds: mounts cannot be cloned here");
+    }
+    assert!(fstat(grounds.open(&top).unwrap()).unwrap().st_ino == std::fs::metadata(&top).unwrap().ino());
+    let found = grounds.open(&top.join("deep/er")).unwrap();
+    let write = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let refused = std::fs::File::create(Path::new(&write).join("new")).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS), "whoever asks, root too");
+    let out_of_reach =
+        |grounds: &Grounds, path: &str| matches!(grounds.open(&top.join(path)), Err(FsError::OutOfReach(_)));
+    assert!(matches!(grounds.open(top.parent().unwrap()), Err(FsError::OutOfReach(_))), "nothing above");
+    assert!(matches!(grounds.open(&top.join("nothing")), Err(FsError::Io { .. })));
+    let Some(mounted) = mount("grounds", &["-t", "tmpfs", "none"], &top.join("deep")) else { return };
+    std::fs::create_dir(top.join("deep/er")).unwrap();
+    // Neither what it covers nor what came later is taken for the other.
+    assert!(out_of_reach(&grounds, "deep") && out_of_reach(&grounds, "deep/er"));
+    assert!(out_of_reach(&take(&[]), "deep/er"), "mounts below a prefix are left alone");
+    let with_base = take(&[top.join("deep/er")]);
+    assert!(with_base.open(&top.join("deep/er")).is_ok());
+    assert!(out_of_reach(&with_base, "deep"));
+    drop(mounted);
+    assert!(grounds.open(&top.join("deep/er")).is_ok(), "uncovered again");
 }
 
 /// Holds a write lease on its argument; gives it back when somebody wants the file.

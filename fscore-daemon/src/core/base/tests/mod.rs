@@ -63,14 +63,16 @@ impl Ground {
         std::fs::create_dir(&path).unwrap();
         prepare(&path);
         let store = Arc::new(Counting::default());
-        let base = Base::open(BaseId(1), record(&path), Arc::clone(&store) as Arc<dyn Store>).unwrap();
+        let base =
+            Base::open(&Grounds::anywhere(), BaseId(1), record(&path), Arc::clone(&store) as Arc<dyn Store>).unwrap();
         Self { dir, path, store, base }
     }
 
     /// As a daemon that starts afresh opens it.
     pub(super) fn restart(&mut self) {
         let record = self.base.record.clone();
-        self.base = Base::open(BaseId(1), record, Arc::clone(&self.store) as Arc<dyn Store>).unwrap();
+        self.base =
+            Base::open(&Grounds::anywhere(), BaseId(1), record, Arc::clone(&self.store) as Arc<dyn Store>).unwrap();
     }
 
     pub(super) fn at(&self, path: &str) -> PathBuf {
