@@ -99,7 +99,8 @@ fn ctrl_c_reaches_the_command_once_and_the_summary_comes() {
         return;
     }
     let base = world.base("p");
-    let script = "n=0; trap 'n=$((n+1)); echo got $n' INT; echo > made; echo ready; read line; echo n=$n; exit 9";
+    // Waits in pieces: a trap that comes just before `read` blocks would run after it only.
+    let script = "n=0; trap 'n=$((n+1)); echo got $n' INT; echo > made; echo ready; while [ $n = 0 ]; do sleep 0.05; done; read line; echo n=$n; exit 9";
     let steps = json!([{"await": "ready"}, {"type": "\u{3}"}, {"await": "got 1"}, {"type": "go\r"}, {"await": "n="}]);
     let out = on_terminal(&world, &base, script, &steps);
     assert!(out.stdout.contains("n=1\r\n") && !out.stdout.contains("got 2"), "{out}");
