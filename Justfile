@@ -45,6 +45,18 @@ test-unit *args:
 test-mounts *args: build
     cargo test -p harness --locked {{args}}
 
+# pjdfstest, whole, on a branch and natively on ext4 in one run; logs/pjdfstest-TIMESTAMP/summary.json (root)
+test-pjdfstest-full: build
+    target/debug/agentfs-harness pjdfstest
+
+# Groups of pjdfstest (`chmod`, `rename` …) on a mount that is there already
+test-pjdfs-subset mount *groups: build
+    target/debug/agentfs-harness pjdfstest --mount "{{mount}}" {{groups}}
+
+# fsx on a branch in each way of doing input and output, also under snapshots: `just test-fsx --ops 10000000` (root)
+test-fsx *args: build
+    target/debug/agentfs-harness fsx {{args}}
+
 # Models of the lock-free code, every interleaving up to its bounds
 loom *args:
     RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS="${LOOM_MAX_PREEMPTIONS:-3}" CARGO_TARGET_DIR=target/loom \

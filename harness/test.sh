@@ -155,6 +155,20 @@ else
     skip mounts "the workspace does not build"
 fi
 
+# Suites that others wrote, on a real mount; what the host's own file system does beside it counts. They are compiled
+# into target/tools the first time.
+if [ "$(id -u)" -ne 0 ] || [ ! -e /dev/fuse ]; then
+    skip pjdfstest "not root, or no /dev/fuse"
+    skip fsx "not root, or no /dev/fuse"
+else
+    if [ -e /usr/include/sys/acl.h ]; then
+        step pjdfstest "$target/debug/agentfs-harness" pjdfstest --logs "$logs" || true
+    else
+        skip pjdfstest "no libacl1-dev to compile it with"
+    fi
+    step fsx "$target/debug/agentfs-harness" fsx --ops 10000 --logs "$logs" || true
+fi
+
 # Models of the lock-free code, explored by loom in every interleaving up to its bounds.
 tests loom 1 env RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS="${LOOM_MAX_PREEMPTIONS:-3}" \
     CARGO_TARGET_DIR="$target/loom" \

@@ -39,6 +39,9 @@ struct Request {
 /// Mounts.
 pub(crate) fn run(args: &[OsString]) -> Result<(), Failure> {
     let request = parse(args)?;
+    if request.options.remount {
+        return if request.fake { Ok(()) } else { mount::remount(&request.dir, &request.options) };
+    }
     let paths = Paths::resolve(
         request.options.store.as_deref().or(variable("AGENTFS_STORE").as_deref()),
         request.options.socket.as_deref().or(variable("AGENTFS_SOCKET").as_deref()),
@@ -126,6 +129,7 @@ fn parse(args: &[OsString]) -> Result<Request, Failure> {
             }
         }
     }
+    let sloppy = sloppy || options.iter().any(|option| Options::asks_remount(option));
     for option in options {
         request.options.add(&option, sloppy)?;
     }

@@ -2,7 +2,9 @@
 //! what we ask for. From then on the descriptor is ours; nobody here touches the mount.
 
 use crate::feature;
+use crate::options::Options;
 use fuser::{Config, Filesystem, InitFlags, KernelConfig, MountOption, Session, SessionACL};
+use nix::mount::MsFlags;
 use shm_transport::FuseState;
 use shm_transport::control::{ErrorCode, Failure};
 use shm_transport::wire::limits::PAYLOAD_MAX;
@@ -65,6 +67,15 @@ pub(crate) enum MountFlag {
 }
 
 impl MountFlag {
+    fn flag(self) -> MsFlags {
+        match self {
+            Self::NoExec => MsFlags::MS_NOEXEC,
+            Self::NoAtime => MsFlags::MS_NOATIME,
+            Self::Sync => MsFlags::MS_SYNCHRONOUS,
+            Self::DirSync => MsFlags::MS_DIRSYNC,
+        }
+    }
+
     fn option(self) -> MountOption {
         match self {
             Self::NoExec => MountOption::NoExec,
@@ -146,6 +157,28 @@ pub(crate) fn mount(request: &MountRequest) -> Result<Mounted, Failure> {
         tracing::warn!(mountpoint = %mountpoint.display(), "without {missing}");
     }
     Ok(Mounted { session, state, mountpoint })
+}
+
+/// Gives what is mounted there the flags of mount(8); whatever else a mount was made with stays as it is. The kernel
+/// refuses to make it read-only while files are open for writing.
+pub(crate) fn remount(mountpoint: &Path, options: &Options) -> Result<(), Failure> {
+    let mountpoint = check_mountpoint(mountpoint)?;
+    let mut flags = MsFlags::MS_REMOUNT;
+    if options.read_only {
+        flags |= MsFlags::MS_RDONLY;
+    }
+    if options.no_suid_dev {
+        flags |= MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    }
+    flags.extend(options.flags.iter().map(|flag| flag.flag()));
+    nix::mount::mount(None::<&str>, &mountpoint, None::<&str>, flags, None::<&str>).map_err(|errno| {
+        let message = format!("cannot give {} other flags: {}", mountpoint.display(), errno.desc());
+        match errno as i32 {
+            libc::EBUSY => failure(ErrorCode::Busy, message, "close what is open for writing there"),
+            libc::EPERM => failure(ErrorCode::Denied, message, "only root may do that"),
+            _ => failure(ErrorCode::Usage, message, "unmount it and mount it anew"),
+        }
+    })
 }
 
 fn options(request: &MountRequest) -> Config {

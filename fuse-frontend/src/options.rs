@@ -30,6 +30,8 @@ pub(crate) struct Options {
     pub(crate) no_suid_dev: bool,
     /// `without=FEATURE`, repeatable.
     pub(crate) without: Vec<String>,
+    /// `remount`: what is mounted there gets other flags.
+    pub(crate) remount: bool,
     /// Passed on.
     pub(crate) flags: Vec<MountFlag>,
 }
@@ -83,6 +85,11 @@ fn split(text: &str) -> Vec<String> {
 }
 
 impl Options {
+    /// Whether a text asks for a remount: mount(8) then passes on whatever the mount table says, too.
+    pub(crate) fn asks_remount(text: &str) -> bool {
+        split(text).iter().any(|option| option == "remount")
+    }
+
     /// Adds the options of one `-o`. With `sloppy`, unknown ones are passed over.
     pub(crate) fn add(&mut self, text: &str, sloppy: bool) -> Result<(), Failure> {
         for option in split(text) {
@@ -113,13 +120,7 @@ impl Options {
             "noallow_other" => self.allow_other = Some(false),
             "no_default_permissions" => self.no_default_permissions = true,
             "nosuid" | "nodev" => self.no_suid_dev = true,
-            "remount" => {
-                return Err(Failure {
-                    code: ErrorCode::Usage,
-                    message: "a mounted branch cannot be given other options".into(),
-                    hint: Some("unmount it and mount it anew".into()),
-                });
-            }
+            "remount" => self.remount = true,
             "noexec" => self.flags.push(MountFlag::NoExec),
             "noatime" => self.flags.push(MountFlag::NoAtime),
             "sync" => self.flags.push(MountFlag::Sync),

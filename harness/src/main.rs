@@ -4,6 +4,7 @@
 use clap::{Parser, Subcommand};
 use harness::chaos::workloads::{self, Kind, Place};
 use harness::chaos::{self, Control};
+use harness::posix::{fsx, pjdfstest};
 use harness::{bench, probe, suites};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +26,10 @@ enum Command {
     /// Kill the daemon, the frontends or both while real programs work on the mounts, and check that they
     /// see a pause and nothing else.
     Chaos(chaos::Options),
+    /// Run pjdfstest on a branch and natively on ext4.
+    Pjdfstest(pjdfstest::Options),
+    /// Run fsx on a branch in each way of doing input and output.
+    Fsx(fsx::Options),
     /// A child program of a test.
     #[command(hide = true, subcommand)]
     Probe(Probe),
@@ -77,6 +82,8 @@ fn main() -> ExitCode {
         }
         Command::Bench(options) => bench::run(&options),
         Command::Chaos(options) => chaos::run(&options),
+        Command::Pjdfstest(options) => pjdfstest::run(&options),
+        Command::Fsx(options) => fsx::run(&options),
         Command::Probe(Probe::Errno { op, paths }) => probe::errno(&op, &paths).map(|name| println!("{name}")),
         Command::Probe(Probe::Churn { dir, control, seed }) => {
             let place = Place { dir, control: Control::new(&control), seed };

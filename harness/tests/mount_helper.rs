@@ -123,13 +123,17 @@ fn what_cannot_be_mounted_is_told_and_nothing_is_mounted() {
     mount("b", &at, &format!("{whole},bases=/x"), &["-s", "-r"]).success();
     ns.run("touch", &[text(&at.join("new"))]).clear_failure();
     ns.run("umount", &[text(&at)]).success();
-    // A remount would put a second mount over the first one.
+    // A remount changes flags and nothing else; it is no second mount.
     mount("b", &at, &whole, &[]).success();
     let before = ns.mounts().len();
-    let out = ns.run("mount", &["-o", "remount,ro", text(&at)]).clear_failure();
-    assert!(out.says("unmount it"), "{out}");
+    ns.run("mount", &["-o", "remount,ro,noexec", text(&at)]).success();
     assert_eq!(ns.mounts().len(), before, "a remount mounts nothing");
+    assert!(ns.mounts()[0].options.contains("noexec"), "{:?}", ns.mounts());
+    assert!(ns.run("touch", &[text(&at.join("new"))]).clear_failure().says("read-only"));
+    ns.run("mount", &["-o", "remount,rw", text(&at)]).success();
     ns.run("touch", &[text(&at.join("new"))]).success();
+    let busy = format!("exec 5>{}; mount -o remount,ro {}", text(&at.join("held")), text(&at));
+    assert!(ns.run("sh", &["-c", &busy]).clear_failure().says("open for writing"));
     ns.run("umount", &[text(&at)]).success();
     stop(&world, &ns);
 }

@@ -37,7 +37,10 @@ fn unknown_options_are_told_or_passed_over() {
 }
 
 #[test]
-fn a_remount_is_refused_and_no_second_mount() {
-    let failure = Options::default().add("ro,remount", true).unwrap_err();
-    assert!(failure.hint.unwrap().contains("mount it anew"), "{}", failure.message);
+fn a_remount_is_told_from_a_mount() {
+    assert!(Options::asks_remount("rw,remount,ro") && !Options::asks_remount("ro,base=/remount"));
+    let mut options = Options::default();
+    options.add("rw,user_id=0,noexec,remount,ro", true).unwrap();
+    assert!(options.remount && options.read_only);
+    assert_eq!(options.flags, [MountFlag::NoExec]);
 }
