@@ -348,6 +348,25 @@ fn a_commit_that_ends_at_any_point_is_finished_or_taken_back() {
     }
 }
 
+/// `mv f f~; cp -p f~ f` once lost `f` at the commit: the base's file went to its new name, and what the branch had
+/// in its place was taken for the one that lay there before.
+#[test]
+fn a_backup_and_its_original_are_both_committed() {
+    let Some(world) = World::start("a_backup_and_its_original_are_both_committed") else { return };
+    let base = project(&world);
+    let mnt = world.mount("b", Some(&base));
+    for (name, options) in [("keep/a", "-p"), ("keep/b", "--no-preserve=all"), ("script", "-p")] {
+        let (name, saved) = (mnt.join(name), mnt.join(format!("{name}~")));
+        sys::rename(&name, &saved).unwrap();
+        world.program(&mnt, "cp", &[options, saved.to_str().unwrap(), name.to_str().unwrap()]);
+    }
+    let branch = Tree::of(&mnt, Columns::COPY);
+    world.umount(&mnt);
+    world.cli(&["commit", "b"]);
+    branch.assert_same(&Tree::of(&base, Columns::COPY), "branch and committed base");
+    world.assert_no_panics();
+}
+
 #[test]
 fn a_discarded_branch_changes_nothing() {
     let Some(world) = World::start("a_discarded_branch") else { return };

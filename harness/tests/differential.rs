@@ -65,6 +65,7 @@ fn operation() -> impl Strategy<Value = Op> {
         5 => (place(), place(), prop_oneof![4 => Just(0_u32), 1 => Just(1), 1 => Just(2)])
             .prop_map(|(a, b, f)| Op::Rename(a, b, f)),
         2 => (place(), place()).prop_map(|(a, b)| Op::Link(a, b)),
+        2 => (place(), place(), any::<bool>()).prop_map(|(a, b, moved)| Op::Twin(a, b, moved)),
         2 => (place(), place()).prop_map(|(a, b)| Op::Symlink(a, b)),
         1 => place().prop_map(Op::Readlink),
         1 => place().prop_map(Op::Fifo),

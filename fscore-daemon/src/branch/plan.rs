@@ -113,15 +113,18 @@ fn was(stat: &BaseStat) -> PlanWas {
 }
 
 /// Whether the base has at a place what the branch has there, so that no other object is put there; that only
-/// the time differs is planned here.
+/// the time differs is planned here. Not where the branch has the base's object elsewhere (`mv f f~; cp -p f~ f`).
 fn is_done_there(
-    comparison: &Comparison<'_>,
+    comparison: &mut Comparison<'_>,
     plan: &mut Plan,
     object: ObjectId,
     kind: FileKind,
     place: &Place,
 ) -> FsResult<bool> {
     let Some(stat) = place.was.filter(|s| s.kind == kind && kind != FileKind::Directory) else { return Ok(false) };
+    if !comparison.tree.places(stat.object)?.is_empty() {
+        return Ok(false);
+    }
     let facts = comparison.branch_facts(object)?;
     let same = comparison.same(&facts, &comparison.base_facts(&stat)?)?;
     if same.whole() {

@@ -171,16 +171,19 @@ impl World {
         object
     }
 
-    /// Replaces a base file by a new one with its attributes.
-    fn add_like(&self, id: BranchId, dir: &str, name: &str, text: &str) {
+    /// Replaces a base file by a new one with its attributes, and with its modification time if that is wanted.
+    fn add_like(&self, id: BranchId, dir: &str, name: &str, text: &str, time_too: bool) {
         let like = std::fs::metadata(self.base().join(dir).join(name)).unwrap();
         let object = self.core.new_object().unwrap();
         let content = self.content(id, object, text);
+        let mtime = Timestamp { sec: like.mtime(), nsec: like.mtime_nsec() as u32 };
+        let new = fresh(Body::File(FileBody::Content(content)));
         let record = ObjectRecord {
             mode: like.mode() & 0o7777,
             uid: like.uid(),
             gid: like.gid(),
-            ..fresh(Body::File(FileBody::Content(content)))
+            mtime: if time_too { mtime } else { new.mtime },
+            ..new
         };
         self.change(id, |_, change| change.object(object, &record));
         self.name(id, self.ino(dir), name, DirentRecord::Entry { object, kind: FileKind::Regular });

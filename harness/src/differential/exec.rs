@@ -40,6 +40,26 @@ fn read(file: &File, at: u32, len: u16) -> Res<String> {
     Ok(bytes(&data[..filled]))
 }
 
+/// As `cp -p` does it.
+fn twin(from: &Path, to: &Path) -> Res<()> {
+    let stat = sys::lstat(from)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(sys::Errno::INVAL);
+    }
+    let data = io(std::fs::read(from))?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK;
+    io(sys::open(to, flags, 0o600)?.write_all(&data))?;
+    sys::lchown(to, Some(stat.st_uid), Some(stat.st_gid))?;
+    sys::chmod(to, stat.st_mode & 0o7777)?;
+    for name in XATTRS {
+        if let Ok(value) = sys::getxattr(from, name) {
+            sys::setxattr(to, name, &value, XattrFlags::empty())?;
+        }
+    }
+    let mtime = (stat.st_mtime, stat.st_mtime_nsec as i64);
+    sys::utimens(to, mtime, mtime)
+}
+
 impl Executor {
     /// For one directory.
     pub fn new(root: &Path) -> Self {
@@ -154,6 +174,15 @@ impl Executor {
             Op::Rmdir(p) => sys::rmdir(&self.at(p)).map(done),
             Op::Rename(a, b, flags) => {
                 sys::rename_with(&self.at(a), &self.at(b), RenameFlags::from_bits_retain(*flags)).map(done)
+            }
+            Op::Twin(a, b, moved) => {
+                let (a, b) = (self.at(a), self.at(b));
+                if *moved {
+                    sys::rename_with(&a, &b, RenameFlags::empty())?;
+                    twin(&b, &a).map(done)
+                } else {
+                    twin(&a, &b).map(done)
+                }
             }
             Op::Link(a, b) => sys::link(&self.at(a), &self.at(b)).map(done),
             Op::Symlink(target, p) => {

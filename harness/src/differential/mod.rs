@@ -70,6 +70,8 @@ pub enum Op {
     Fallocate(Where, u32, u16, u32),
     /// `copy_file_range` until all is copied.
     Copy(Where, Where, u32, u16),
+    /// `cp -p` of a file from the first to the second path; with `true`, after a rename to the second, back.
+    Twin(Where, Where, bool),
     /// Open for reading and writing and keep the descriptor.
     Hold(usize, Where),
     /// `pwrite` to a kept descriptor.
@@ -114,7 +116,7 @@ impl Op {
             | Self::Fallocate(p, ..)
             | Self::Hold(_, p)
             | Self::Fsync(p) => vec![p],
-            Self::Rename(a, b, _) | Self::Link(a, b) | Self::Copy(a, b, ..) => vec![a, b],
+            Self::Rename(a, b, _) | Self::Link(a, b) | Self::Copy(a, b, ..) | Self::Twin(a, b, _) => vec![a, b],
             Self::HeldWrite(..)
             | Self::HeldRead(..)
             | Self::HeldStat(_)

@@ -133,6 +133,19 @@ fn moved_objects_of_the_base_are_moved() {
     assert_eq!(told(&prepare(&world, false)), ["move d e", "remove e/g", "file e/h 1 x"]);
 }
 
+/// `mv f f~; cp -p f~ f`: the base's file goes to its new name, so that a new one must come in its place.
+#[test]
+fn a_file_that_was_moved_away_does_not_stay_for_its_equal() {
+    for time_too in [true, false] {
+        let world = World::new();
+        let id = world.make("a");
+        let (object, root) = (world.ino("f"), world.ino(""));
+        world.add_like(id, "", "f", "one", time_too);
+        world.name(id, root, "f~", DirentRecord::Entry { object, kind: FileKind::Regular });
+        assert_eq!(told(&prepare(&world, false)), ["file f 3 one", "move f f~"]);
+    }
+}
+
 #[test]
 fn a_further_name_of_a_base_file_is_a_link_and_attributes_come_last() {
     let world = World::new();
@@ -227,7 +240,7 @@ fn a_time_alone_is_taken_over() {
         change.object(object, &record);
     });
     world.write(id, "f", "one");
-    world.add_like(id, "d", "g", "two");
+    world.add_like(id, "d", "g", "two", false);
     assert_eq!(world.diff("a"), ["Modified d/g file 3 meta", "Modified f file 3 meta", "Modified l symlink 1 meta"]);
     let plan = prepare(&world, false);
     assert_eq!(told(&plan), ["attributes d/g", "attributes f", "attributes l"]);
