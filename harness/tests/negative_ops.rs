@@ -226,6 +226,11 @@ fn extended_attributes_refused() {
     let name = format!("user.{}", sys::long_name(250));
     sys::setxattr(&f, &name, b"v", XattrFlags::empty()).unwrap();
     assert_eq!(sys::getxattr(&f, &name).unwrap(), b"v");
+    for space in ["user.", "trusted.", "security."] {
+        expect_errno(sys::setxattr(&f, space, b"", XattrFlags::empty()), Errno::INVAL, "a name space without a name");
+        expect_errno(sys::getxattr(&f, space), Errno::INVAL, "reading a name space");
+        expect_errno(sys::removexattr(&f, space), Errno::INVAL, "removing a name space");
+    }
     expect_errno(sys::setxattr(&f, "nonsense.x", b"", XattrFlags::empty()), Errno::OPNOTSUPP, "an unknown name space");
     sys::symlink(b"file", &mnt.join("link")).unwrap();
     expect_errno(sys::setxattr(&mnt.join("link"), "user.x", b"", XattrFlags::empty()), Errno::PERM, "user.* on a link");

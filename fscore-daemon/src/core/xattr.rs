@@ -17,7 +17,12 @@ const SET_MAX: usize = 1 << 20;
 /// they are kept.
 fn served(name: &[u8]) -> FsResult<()> {
     let spaces: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
-    if spaces.iter().any(|space| name.starts_with(space)) { Ok(()) } else { Err(FsError::Unsupported) }
+    match spaces.iter().find_map(|space| name.strip_prefix(*space)) {
+        // No host file system has one, so that a commit could not bring it there.
+        Some([]) => Err(FsError::Invalid),
+        Some(_) => Ok(()),
+        None => Err(FsError::Unsupported),
+    }
 }
 
 fn set_of(view: &View, object: ObjectId) -> FsResult<XattrSet> {
