@@ -24,6 +24,7 @@ install prefix="/usr/local" helpers="/usr/sbin" units="/etc/systemd/system": rel
     install -m 755 target/release/agentfs target/release/agentfsd target/release/agentfs-fuse "{{prefix}}/bin/"
     ln -sf "$(realpath "{{prefix}}")/bin/agentfs-fuse" "{{helpers}}/mount.fuse.agentfs"
     ln -sf "$(realpath "{{prefix}}")/bin/agentfs-fuse" "{{helpers}}/mount.agentfs"
+    ln -sf agentfs "{{prefix}}/bin/agentfs-control-cli"
     install -d "{{units}}" /etc/agentfs/mounts
     install -m 644 fscore-daemon/systemd/* fuse-frontend/systemd/* "{{units}}/"
     sed -i "s|/usr/local/bin|$(realpath "{{prefix}}")/bin|" "{{units}}"/agentfsd.service "{{units}}"/agentfs-mount@.service

@@ -1,4 +1,5 @@
-//! The `agentfs` command: branches of directories for many agents on one host.
+//! The `agentfs` command: branches of directories for many agents on one host. Called `agentfs-control-cli`, it asks
+//! the control file of a mount instead.
 //!
 //! It talks to the daemon over its Unix socket, and starts it where none runs. What needs the caller's own
 //! rights it does itself: mounting (by way of `agentfs-fuse --mount`) and applying a commit to a base.
@@ -14,6 +15,7 @@ mod child;
 mod commands;
 mod commit;
 mod context;
+mod door;
 mod error;
 mod exit;
 mod mounter;
@@ -28,6 +30,9 @@ use output::Output;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if door::is_meant() {
+        return door::main();
+    }
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return misunderstood(&e),

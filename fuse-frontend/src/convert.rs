@@ -1,11 +1,12 @@
 //! What each of the kernel's operations means: a request to the daemon, or an answer right here.
 
-use crate::abi::input::{CopyFileRangeIn, FsyncIn, ReadIn, SetAttrIn, WriteIn};
+use crate::abi::input::{CopyFileRangeIn, FsyncIn, IoctlIn, ReadIn, SetAttrIn, WriteIn};
 use crate::abi::opcode::Opcode;
 use crate::abi::{FSYNC_FDATASYNC, OPEN_KILL_SUIDGID, WRITE_KILL_SUIDGID, fattr};
 use crate::decode::{Header, Operation};
 use crate::encode::Expect;
-use shm_transport::wire::limits::{NAME_MAX, PAYLOAD_MAX, SYMLINK_MAX, XATTR_SIZE_MAX};
+use shm_transport::control::door;
+use shm_transport::wire::limits::{IOCTL_MAX, NAME_MAX, PAYLOAD_MAX, SYMLINK_MAX, XATTR_SIZE_MAX};
 use shm_transport::wire::{Errno, NodeId, Op, Request, SetAttr, SetTime, Timestamp};
 
 #[cfg(test)]
@@ -127,6 +128,7 @@ pub(crate) fn plan<'a>(header: &Header, operation: &Operation<'a>) -> Plan<'a> {
             plain(Op::Lseek { fh: arg.fh, offset: arg.offset, whence: arg.whence }, Expect::Offset)
         }
         Operation::CopyFileRange { arg, wide } => copy_file_range(&arg, wide),
+        Operation::Ioctl { arg, data } => ioctl(&arg, data),
     };
     match asked {
         Ok((op, payload, expect)) => {
@@ -136,11 +138,9 @@ pub(crate) fn plan<'a>(header: &Header, operation: &Operation<'a>) -> Plan<'a> {
     }
 }
 
-/// What the kernel expects for "not supported": `ENOSYS` makes it do without for the rest of the
-/// mount, and for ioctl `ENOTTY` is what the program shall see.
+/// What the kernel expects for "not supported": `ENOSYS` makes it do without for the rest of the mount.
 fn unsupported(opcode: Opcode) -> Errno {
     match opcode {
-        Opcode::IOCTL => Errno::ENOTTY,
         // A second INIT cannot come; whatever sent it must not be told that the rest works.
         Opcode::INIT => Errno::EIO,
         _ => Errno::ENOSYS,
@@ -206,6 +206,18 @@ fn copy_file_range(arg: &CopyFileRangeIn, wide: bool) -> Asked<'static> {
         length,
     };
     plain(op, if wide { Expect::Offset } else { Expect::Copied })
+}
+
+/// Only the control file has ioctls. Others, as those by which `lsattr` asks, need not go to the daemon.
+fn ioctl<'a>(arg: &IoctlIn, data: &'a [u8]) -> Asked<'a> {
+    if !door::is_ours(arg.cmd) {
+        return Err(Errno::ENOTTY);
+    }
+    if data.len() > IOCTL_MAX || arg.out_size as usize > IOCTL_MAX {
+        return Err(Errno::EINVAL);
+    }
+    let op = Op::Ioctl { fh: arg.fh, cmd: arg.cmd, out_size: arg.out_size };
+    Ok((op, PayloadIn::Bytes(data), Expect::Ioctl { max: arg.out_size }))
 }
 
 fn datasync(arg: &FsyncIn) -> bool {
@@ -280,6 +292,7 @@ pub(crate) fn expected(request: &Request) -> Expect {
         Op::StatFs => Expect::StatFs,
         Op::Lseek { .. } => Expect::Offset,
         Op::CopyFileRange { .. } => Expect::Copied,
+        Op::Ioctl { out_size, .. } => Expect::Ioctl { max: *out_size },
         Op::Forget { .. }
         | Op::Unlink { .. }
         | Op::Rmdir { .. }

@@ -2,8 +2,8 @@
 //! `convert.rs`.
 
 use crate::abi::input::{
-    BatchForgetIn, CopyFileRangeIn, CreateIn, FallocateIn, ForgetIn, ForgetOne, FsyncIn, GetXattrIn, InHeader, LinkIn,
-    LseekIn, MkdirIn, MknodIn, OpenIn, ReadIn, ReleaseIn, Rename2In, RenameIn, SetAttrIn, SetXattrIn, WriteIn,
+    BatchForgetIn, CopyFileRangeIn, CreateIn, FallocateIn, ForgetIn, ForgetOne, FsyncIn, GetXattrIn, InHeader, IoctlIn,
+    LinkIn, LseekIn, MkdirIn, MknodIn, OpenIn, ReadIn, ReleaseIn, Rename2In, RenameIn, SetAttrIn, SetXattrIn, WriteIn,
 };
 use crate::abi::opcode::Opcode;
 use crate::abi::{HEAD, UNIQUE_RESEND};
@@ -174,6 +174,10 @@ pub(crate) enum Operation<'a> {
         arg: CopyFileRangeIn,
         wide: bool,
     },
+    Ioctl {
+        arg: IoctlIn,
+        data: &'a [u8],
+    },
     Interrupt,
     NotifyReply,
     Destroy,
@@ -296,6 +300,10 @@ pub(crate) fn arguments(opcode: Opcode, body: &[u8]) -> Result<Operation<'_>, De
         Opcode::LSEEK => Operation::Lseek(args.fixed()?),
         Opcode::COPY_FILE_RANGE => Operation::CopyFileRange { arg: args.fixed()?, wide: false },
         Opcode::COPY_FILE_RANGE_64 => Operation::CopyFileRange { arg: args.fixed()?, wide: true },
+        Opcode::IOCTL => {
+            let arg: IoctlIn = args.fixed()?;
+            Operation::Ioctl { arg, data: args.bytes(arg.in_size)? }
+        }
         Opcode::INTERRUPT => Operation::Interrupt,
         Opcode::NOTIFY_REPLY => Operation::NotifyReply,
         Opcode::DESTROY => Operation::Destroy,

@@ -1,7 +1,7 @@
 //! The daemon's replies to the kernel's bytes.
 
 use crate::abi::output::{
-    AttrOut, CreateOut, EntryOut, GetXattrOut, OffsetOut, OpenOut, OutHeader, StatFsOut, WriteOut,
+    AttrOut, CreateOut, EntryOut, GetXattrOut, IoctlOut, OffsetOut, OpenOut, OutHeader, StatFsOut, WriteOut,
 };
 use shm_transport::wire::{Errno, NodeId, Reply};
 use zerocopy::{Immutable, IntoBytes};
@@ -38,6 +38,8 @@ pub(crate) enum Expect {
     Offset,
     /// Space and inodes.
     StatFs,
+    /// A result and at most so many bytes.
+    Ioctl { max: u32 },
 }
 
 /// Longest fixed reply: header and `CreateOut`.
@@ -87,6 +89,8 @@ pub(crate) enum Outgoing {
     Payload { header: OutHeader, len: u32 },
     /// A listing whose entries count as lookups: from a private copy of the first `len` bytes.
     Listing { unique: u64, len: u32 },
+    /// The result of an ioctl and so many bytes of the payload, from where the data of an ioctl begins.
+    Ioctl { unique: u64, result: i32, len: u32 },
 }
 
 /// Success without a body.
@@ -102,6 +106,14 @@ pub(crate) fn error(unique: u64, errno: Errno) -> Fixed {
 /// The header before `len` bytes of data.
 pub(crate) fn data_header(unique: u64, len: u32) -> OutHeader {
     OutHeader { len: size_of::<OutHeader>() as u32 + len, error: 0, unique }
+}
+
+/// What stands before the `len` bytes of data of an ioctl.
+pub(crate) fn ioctl_head(unique: u64, result: i32, len: u32) -> Vec<u8> {
+    let body = IoctlOut { result, ..IoctlOut::default() };
+    let mut bytes = data_header(unique, size_of::<IoctlOut>() as u32 + len).as_bytes().to_vec();
+    bytes.extend_from_slice(body.as_bytes());
+    bytes
 }
 
 /// A notification without a body.
@@ -148,6 +160,9 @@ pub(crate) fn reply(unique: u64, expect: Expect, reply: &Reply) -> Option<Outgoi
             Fixed::with(unique, &WriteOut { size: u32::try_from(*count).ok()?, padding: 0 })
         }
         (Expect::Offset, Reply::Offset(offset)) => Fixed::with(unique, &OffsetOut { offset: *offset }),
+        (Expect::Ioctl { max }, Reply::Ioctl { errno, len }) if *len <= max => {
+            return Some(Outgoing::Ioctl { unique, result: errno.map_or(0, |errno| -errno.get()), len: *len });
+        }
         (Expect::StatFs, Reply::StatFs(stat)) => Fixed::with(unique, &StatFsOut::from(stat)),
         _ => return None,
     };

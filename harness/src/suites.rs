@@ -1,7 +1,7 @@
 //! The test suites, for `agentfs-harness list`.
 
 /// Name and promise of each suite under `harness/tests/`.
-pub const SUITES: [(&str, &str); 15] = [
+pub const SUITES: [(&str, &str); 16] = [
     ("basic_ops", "every operation of a file system, and contents from 0 bytes to 1 GiB"),
     ("negative_ops", "every refusal has the errno that POSIX and Linux give it"),
     ("overlay", "a branch over a base: pass-through, copy-up, whiteouts, hard links, inode numbers"),
@@ -17,6 +17,7 @@ pub const SUITES: [(&str, &str); 15] = [
     ("user_mounts", "`agentfs mount` by a user without privilege, through fusermount3"),
     ("crash", "programs see no error and lose nothing when the daemon or the frontend is killed"),
     ("chaos", "real programs under random kills of daemon, frontends and both; needs most of its time for itself"),
+    ("control_door", "the control file of a mount: who may, what is refused, and that commands are carried out once"),
     ("real_input", "git, cargo, npm, SQLite and tar on a branch of a real project"),
     ("bad_input", "a clear error or right behaviour for wrong paths, stores, peers, and a full disk"),
     ("differential", "random operations behave on a branch as on tmpfs"),

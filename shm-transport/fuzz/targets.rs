@@ -2,7 +2,7 @@
 //! `corpus`, so that the same code runs where `cargo fuzz` is not installed. They panic on a defect.
 #![allow(dead_code, reason = "each target uses one of the functions")]
 
-use shm_transport::control::{Answer, Call};
+use shm_transport::control::{Answer, Call, door};
 use shm_transport::wire::{self, Reply, RequestId, SessionId, dirent};
 use shm_transport::{DaemonEnd, FsTransport, Geometry, SessionFds, ShmTransport};
 use std::cell::RefCell;
@@ -25,6 +25,9 @@ pub fn decode(bytes: &[u8]) {
     }
     drop(serde_json::from_slice::<Call>(bytes));
     drop(serde_json::from_slice::<Answer>(bytes));
+    if let Some(cmd) = door::command(bytes.len()) {
+        drop(door::decode(cmd, bytes, bytes.len()));
+    }
 }
 
 const SESSION: SessionId = SessionId(1);

@@ -7,7 +7,7 @@ use crate::ring::{self, Consumer, Producer};
 use crate::session::{SessionFds, SessionMap, ShmRing, Slot, write_header};
 use crate::slot::{self, Event, Reclaimed, State};
 use crate::transport::{Completion, FsTransport, Lease, TransportError};
-use crate::wire::limits::{PAYLOAD_MAX, REPLY_MAX, REQUEST_MAX};
+use crate::wire::limits::{IOCTL_MAX, PAYLOAD_MAX, REPLY_MAX, REQUEST_MAX};
 use crate::wire::{self, Errno, Reply, Request, RequestId, SessionId, SlotIndex};
 use std::collections::VecDeque;
 use std::io;
@@ -300,7 +300,20 @@ impl Record {
 
 /// Whether the payload that a reply speaks of can be.
 fn within_payload(reply: &Reply) -> bool {
-    !matches!(reply, Reply::Data { len } if *len as usize > PAYLOAD_MAX)
+    match reply {
+        Reply::Data { len } => *len as usize <= PAYLOAD_MAX,
+        Reply::Ioctl { len, .. } => *len as usize <= IOCTL_MAX,
+        Reply::Ok
+        | Reply::Error(_)
+        | Reply::Entry(_)
+        | Reply::Attr { .. }
+        | Reply::Opened(_)
+        | Reply::Created(..)
+        | Reply::Written { .. }
+        | Reply::XattrSize { .. }
+        | Reply::Offset(_)
+        | Reply::StatFs(_) => true,
+    }
 }
 
 impl FsTransport for ShmTransport {

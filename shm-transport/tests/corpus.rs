@@ -7,6 +7,7 @@
 mod targets;
 
 use proptest::prelude::*;
+use shm_transport::control::door;
 use shm_transport::wire::{self, Attr, Entry, NodeId, Op, Opened, Reply, Request, Timestamp, dirent};
 
 /// Valid messages of each kind, as bytes.
@@ -43,6 +44,7 @@ fn seeds() -> Vec<Vec<u8>> {
         listing.into_bytes(),
         br#"{"v":1,"op":"attach","session":7,"branch":"b","mountpoint":"/m","epoch":3}"#.to_vec(),
         br#"{"error":{"code":"not-found","message":"m","hint":"h"}}"#.to_vec(),
+        door::encode(br#"{"v":1,"op":"diff","branch":"","limit":9}"#, 0, 0, 128).unwrap(),
     ]
 }
 

@@ -24,11 +24,7 @@ pub(super) fn branch(context: &Context, args: args::Branch) -> Result<()> {
                 .create_branch(&mut client, &Command::BranchCreate { name, base, from, frozen, reuse: false })
                 .map_err(|e| with_base_as_given(e, given.as_deref()))?;
             warn(context, &info);
-            context.output.result(&info, || {
-                let of = origin(&info);
-                let micros = info.micros.map(|us| format!(" in {us} µs")).unwrap_or_default();
-                format!("made the branch {}, {of}{micros}\n", shown(&info.name))
-            });
+            context.output.result(&info, || made(&info));
         }
         args::Branch::List => {
             let mut client = context.ensure()?;
@@ -62,7 +58,15 @@ pub(super) fn delete(context: &Context, client: &mut Client, name: &str, dry_run
     Ok(())
 }
 
-fn told(name: &str, removed: &Removed, dry_run: bool) -> String {
+/// A new branch.
+pub(crate) fn made(info: &BranchInfo) -> String {
+    let of = origin(info);
+    let micros = info.micros.map(|us| format!(" in {us} µs")).unwrap_or_default();
+    format!("made the branch {}, {of}{micros}\n", shown(&info.name))
+}
+
+/// A deleted branch.
+pub(crate) fn told(name: &str, removed: &Removed, dry_run: bool) -> String {
     let verb = if dry_run { "would delete" } else { "deleted" };
     let contents = count(removed.contents, "content file", "content files");
     let mut text = format!("{verb} the branch {} ({contents}, {})\n", shown(name), size(removed.bytes));
@@ -112,7 +116,8 @@ fn origin(info: &BranchInfo) -> String {
     }
 }
 
-fn listing(list: &[BranchInfo]) -> String {
+/// Branches as a table.
+pub(crate) fn listing(list: &[BranchInfo]) -> String {
     if list.is_empty() {
         return "no branches\n".into();
     }

@@ -1,14 +1,14 @@
 //! The commands, one file for each group.
 
-mod branch;
+pub(crate) mod branch;
 mod commit;
 mod daemon;
-mod diff;
+pub(crate) mod diff;
 mod fsck;
 mod help;
 mod mount;
 mod run;
-mod snapshot;
+pub(crate) mod snapshot;
 mod status;
 
 use crate::args::{Cli, Command};

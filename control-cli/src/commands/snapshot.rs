@@ -13,10 +13,7 @@ pub(super) fn snapshot(context: &Context, args: Snapshot) -> Result<()> {
     match args {
         Snapshot::Create { branch, name } => {
             let info = client.snapshot_create(&branch, &name).told()?;
-            context.output.result(&info, || {
-                let micros = info.micros.map(|us| format!(" in {us} µs")).unwrap_or_default();
-                format!("made the snapshot {}@{}{micros}\n", shown(&info.branch), shown(&info.name))
-            });
+            context.output.result(&info, || made(&info));
         }
         Snapshot::List { of, branch } => {
             let branch = of.or(branch);
@@ -34,7 +31,14 @@ pub(super) fn snapshot(context: &Context, args: Snapshot) -> Result<()> {
     Ok(())
 }
 
-fn listing(list: &[SnapshotInfo]) -> String {
+/// A new snapshot.
+pub(crate) fn made(info: &SnapshotInfo) -> String {
+    let micros = info.micros.map(|us| format!(" in {us} µs")).unwrap_or_default();
+    format!("made the snapshot {}@{}{micros}\n", shown(&info.branch), shown(&info.name))
+}
+
+/// Snapshots as a table.
+pub(crate) fn listing(list: &[SnapshotInfo]) -> String {
     if list.is_empty() {
         return "no snapshots\n".into();
     }

@@ -1,6 +1,7 @@
 //! New branches. A handful of records each, whatever the size of the base or of the source.
 
 use super::info::{check_name, fail, fail_store, refuse};
+use super::mark::Mark;
 use super::{Branches, base_check, base_list};
 use crate::core::ids::{BaseId, BranchId, EpochId, ObjectId};
 use crate::core::keys;
@@ -31,7 +32,7 @@ struct Start {
 }
 
 impl Branches {
-    pub(super) fn create(&self, wanted: &Wanted<'_>, reuse: bool) -> Result<BranchInfo, Failure> {
+    pub(super) fn create(&self, wanted: &Wanted<'_>, reuse: bool, mark: Option<&Mark>) -> Result<BranchInfo, Failure> {
         let began = Instant::now();
         check_name("branch", wanted.name)?;
         if wanted.base.is_some() && wanted.from.is_some() {
@@ -78,6 +79,7 @@ impl Branches {
             batch.put(keys::changed_object(epoch, start.root), []);
             batch.put(keys::object(start.root, epoch), self.empty_root(start.root).encode());
         }
+        Mark::put(mark, &mut batch, None);
         self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
         lock(&self.names).insert(wanted.name.to_owned(), id);
         let info = self.info(id)?;

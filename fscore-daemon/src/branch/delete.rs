@@ -6,6 +6,7 @@
 
 use super::Branches;
 use super::info::{fail, fail_branch, refuse, refuse_mounted};
+use super::mark::Mark;
 use super::paths::{changed_in, scan};
 use crate::core::error::{FsResult, io};
 use crate::core::ids::{BranchId, ContentId, EpochId};
@@ -43,7 +44,7 @@ pub(super) fn mark_committed(batch: &mut Batch, id: BranchId) {
 }
 
 impl Branches {
-    pub(super) fn delete(&self, name: &str, dry_run: bool) -> Result<Removed, Failure> {
+    pub(super) fn delete(&self, name: &str, dry_run: bool, marked: Option<&Mark>) -> Result<Removed, Failure> {
         let _mutation = lock(&self.mutation);
         let id = self.find(name)?;
         let forks: Vec<_> = self.made_from(id)?.into_iter().map(|(record, _)| record.name).collect();
@@ -71,6 +72,12 @@ impl Branches {
             batch.delete(keys::branch(id));
             for snapshot in &snapshots {
                 batch.delete(keys::snapshot(id, snapshot));
+            }
+            if marked.is_some() {
+                // Only now can it still be told what will have gone.
+                let Freed { contents, bytes } = self.count(&own).map_err(fail)?;
+                let removed = Removed { snapshots: snapshots.clone(), contents, bytes };
+                Mark::put(marked, &mut batch, serde_json::to_value(removed).ok());
             }
             self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
             lock(&self.names).remove(name);

@@ -11,6 +11,7 @@
 //! conflict    paths that changed in the base too
 //! plan        the steps that take a branch's changes into its base
 //! commit      the life of a commit
+//! mark        what a command from a mount leaves so that it is done once
 //! links       names of changed hard links that nobody looked up
 //! info        answers and failures
 //! ```
@@ -28,6 +29,7 @@ mod diff;
 mod facts;
 mod info;
 mod links;
+pub mod mark;
 mod paths;
 mod plan;
 mod snapshot;
@@ -40,6 +42,7 @@ use crate::core::keys;
 use crate::core::record::BranchRecord;
 use crate::core::state::{Branch, Core, lock};
 use info::{denied_here, fail, refuse};
+use mark::Mark;
 use serde::Serialize;
 use serde_json::Value;
 use shm_transport::control::{Command, ErrorCode, Failure};
@@ -76,17 +79,24 @@ impl Branches {
 
     /// Runs one of the commands about branches, snapshots, differences and commits.
     pub fn handle(&self, command: &Command) -> Result<Value, Failure> {
+        self.handle_marked(command, None)
+    }
+
+    /// The same; what it changes goes with a mark, see [`mark`].
+    pub fn handle_marked(&self, command: &Command, mark: Option<&Mark>) -> Result<Value, Failure> {
         match command {
             Command::BranchCreate { name, base, from, frozen, reuse } => {
                 let wanted = create::Wanted { name, base: base.as_deref(), from: from.as_deref(), frozen: *frozen };
-                value(&self.create(&wanted, *reuse)?)
+                value(&self.create(&wanted, *reuse, mark)?)
             }
             Command::BranchList => value(&self.list()?),
             Command::BranchShow { name } => value(&self.info(self.find(name)?)?),
-            Command::BranchDelete { name, dry_run } => value(&self.delete(name, *dry_run)?),
-            Command::SnapshotCreate { branch, name } => value(&self.snapshot_create(branch, name)?),
+            Command::BranchDelete { name, dry_run } => value(&self.delete(name, *dry_run, mark)?),
+            Command::SnapshotCreate { branch, name } => value(&self.snapshot_create(branch, name, mark)?),
             Command::SnapshotList { branch } => value(&self.snapshot_list(branch.as_deref())?),
-            Command::SnapshotDelete { branch, name, dry_run } => value(&self.snapshot_delete(branch, name, *dry_run)?),
+            Command::SnapshotDelete { branch, name, dry_run } => {
+                value(&self.snapshot_delete(branch, name, *dry_run, mark)?)
+            }
             Command::Diff { branch, limit, skip } => value(&self.diff(branch, *limit, *skip)?),
             Command::CommitPrepare { branch, dry_run } => value(&self.commit_prepare(branch, *dry_run)?),
             Command::CommitFinish { id } => value(&self.commit_finish(*id)?),

@@ -2,6 +2,7 @@
 
 use super::Branches;
 use super::info::{check_name, fail, refuse};
+use super::mark::Mark;
 use super::paths::scan;
 use crate::core::ids::{BranchId, EpochId};
 use crate::core::keys;
@@ -74,7 +75,12 @@ impl Branches {
         SnapshotRecord::decode(&bytes).map_err(|e| fail(e.into()))
     }
 
-    pub(super) fn snapshot_create(&self, branch: &str, name: &str) -> Result<SnapshotInfo, Failure> {
+    pub(super) fn snapshot_create(
+        &self,
+        branch: &str,
+        name: &str,
+        mark: Option<&Mark>,
+    ) -> Result<SnapshotInfo, Failure> {
         let began = Instant::now();
         check_name("snapshot", name)?;
         let _mutation = lock(&self.mutation);
@@ -86,7 +92,10 @@ impl Branches {
                 .done());
         }
         let created = self.core.clock.now();
-        self.freeze(id, |batch, epoch| batch.put(key, SnapshotRecord { epoch, created }.encode()))?;
+        self.freeze(id, |batch, epoch| {
+            batch.put(key, SnapshotRecord { epoch, created }.encode());
+            Mark::put(mark, batch, None);
+        })?;
         Ok(SnapshotInfo {
             branch: branch.to_owned(),
             name: name.to_owned(),
@@ -116,7 +125,13 @@ impl Branches {
     }
 
     /// Drops the name. The frozen epoch stays part of what the branch inherits.
-    pub(super) fn snapshot_delete(&self, branch: &str, name: &str, dry_run: bool) -> Result<(), Failure> {
+    pub(super) fn snapshot_delete(
+        &self,
+        branch: &str,
+        name: &str,
+        dry_run: bool,
+        mark: Option<&Mark>,
+    ) -> Result<(), Failure> {
         let _mutation = lock(&self.mutation);
         let id = self.find(branch)?;
         let record = self.snapshot(id, branch, name)?;
@@ -130,6 +145,7 @@ impl Branches {
         if !dry_run {
             let mut batch = Batch { reclaims: true, ..Batch::default() };
             batch.delete(keys::snapshot(id, name));
+            Mark::put(mark, &mut batch, None);
             self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
             self.reclaim_unreachable(id).map_err(fail)?;
         }

@@ -18,6 +18,9 @@ impl Session {
             let nodes = ids.chunks_exact(8).map(|c| NodeId(c.try_into().map_or(0, u64::from_le_bytes)));
             return self.forget(op.view, nodes);
         }
+        if let Some(reply) = self.at_door(op.view, request, payload)? {
+            return Ok(reply);
+        }
         let object = self.object(op.view, request.node)?;
         match &request.op {
             wire::Op::Forget { .. } | wire::Op::Flush { .. } => Ok(Reply::Ok),
@@ -86,10 +89,11 @@ impl Session {
                 let to = self.object(op.view, *to)?;
                 self.copy_range(op.view, (object, *offset), (to, *to_offset), *length)
             }
+            wire::Op::Ioctl { .. } => Err(FsError::NotIoctl),
         }
     }
 
-    fn stat_fs(&self) -> FsResult<Reply> {
+    pub(super) fn stat_fs(&self) -> FsResult<Reply> {
         let space = self.core.contents.space().map_err(super::error::io("statfs of the store"))?;
         Ok(Reply::StatFs(FsStat {
             blocks: space.blocks(),

@@ -56,6 +56,9 @@ pub enum FsError {
     /// Not served on this kind of object.
     #[error("not supported")]
     Unsupported,
+    /// The object has no such ioctl.
+    #[error("no such ioctl")]
+    NotIoctl,
     /// The node names nothing any more; the kernel looks the path up again.
     #[error("stale node")]
     Stale,

@@ -1,5 +1,6 @@
 //! Numbers that name things in the store. None is ever used again.
 
+use shm_transport::wire::NodeId;
 use std::fmt;
 
 macro_rules! id {
@@ -43,8 +44,8 @@ impl ObjectId {
     /// would collide. Numbers stay below 2^53, the bits of a node id that name an object, and the
     /// largest integers that JavaScript programs read exactly from `stat`.
     pub const FIRST_NEW: u64 = 1 << 52;
-    /// One more than the greatest object number.
-    pub const END: u64 = 1 << 53;
+    /// One more than the greatest object number. The last two below 2^53 are those of the control door.
+    pub const END: u64 = NodeId::CONTROL_FILE.0;
 
     /// Whether the object comes from the base.
     pub fn is_base(self) -> bool {

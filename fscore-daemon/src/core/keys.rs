@@ -114,6 +114,11 @@ pub fn snapshot(branch: BranchId, name: &str) -> Vec<u8> {
 pub fn orphan(branch: BranchId, object: ObjectId) -> Vec<u8> {
     key(b'U', &[branch.0, object.0], &[])
 }
+/// `V session slot` → request number (u64, little endian) and, where it is kept, the answer in JSON: a command about
+/// branches that came through a mount was carried out.
+pub fn done(session: SessionId, slot: SlotIndex) -> Vec<u8> {
+    key(b'V', &[session.0, u64::from(slot.0)], &[])
+}
 /// `W base index` → which inode numbers the window stands for.
 pub fn window(base: BaseId, index: u64) -> Vec<u8> {
     key(b'W', &[base.0, index], &[])

@@ -126,14 +126,16 @@ impl Core {
     pub fn end_session(&self, id: SessionId) -> FsResult<bool> {
         let ended: Vec<Member> = self.members()?.into_iter().filter(|member| member.session == id).collect();
         let mut batch = Batch { reclaims: true, ..Batch::default() };
-        let replies = keys::prefix(b'R', &[id.0]);
-        self.store.scan(&replies, &mut |key, _| {
-            let ours = key.starts_with(&replies);
-            if ours {
-                batch.delete(key);
-            }
-            ours
-        });
+        for letter in [b'R', b'V'] {
+            let replies = keys::prefix(letter, &[id.0]);
+            self.store.scan(&replies, &mut |key, _| {
+                let ours = key.starts_with(&replies);
+                if ours {
+                    batch.delete(key);
+                }
+                ours
+            });
+        }
         for member in &ended {
             batch.delete(keys::member(member.branch, id));
         }

@@ -10,6 +10,7 @@ pub mod codec;
 mod copy_up;
 mod data;
 mod dispatch;
+pub mod door;
 pub mod edit;
 pub mod error;
 pub mod ids;

@@ -113,7 +113,8 @@ fn can_begin_again(op: &wire::Op) -> bool {
         | wire::Op::ReadDir { .. }
         | wire::Op::ReleaseDir { .. }
         | wire::Op::FsyncDir { .. }
-        | wire::Op::StatFs => false,
+        | wire::Op::StatFs
+        | wire::Op::Ioctl { .. } => false,
     }
 }
 

@@ -138,7 +138,13 @@ impl Session {
                 | wire::Op::FsyncDir { .. }
                 | wire::Op::Fallocate { .. }
                 | wire::Op::CopyFileRange { .. }
+                | wire::Op::Ioctl { .. }
         )
+    }
+
+    /// The user who owns the branch.
+    pub fn owner(&self) -> FsResult<u32> {
+        self.core.branch_record(self.branch.id).map(|record| record.uid)
     }
 
     /// Runs one request to its reply.
@@ -318,6 +324,8 @@ fn mutates(op: &wire::Op) -> bool {
         | wire::Op::GetXattr { .. }
         | wire::Op::ListXattr { .. }
         | wire::Op::StatFs
-        | wire::Op::Lseek { .. } => false,
+        | wire::Op::Lseek { .. }
+        // What it changes it records itself.
+        | wire::Op::Ioctl { .. } => false,
     }
 }

@@ -1,6 +1,7 @@
 //! Every record of a store, decoded, and the version tree that gives them their order.
 
 use super::finding::{Finding, Severity, shown_key};
+use crate::branch::mark;
 use crate::core::codec::Reader;
 use crate::core::ids::{BaseId, BranchId, ContentId, EpochId, ObjectId};
 use crate::core::keys;
@@ -32,7 +33,7 @@ pub(super) struct Tables {
     pub(super) index: BTreeSet<(EpochId, Vec<u8>)>,
     pub(super) contents: BTreeMap<ContentId, ContentRecord>,
     pub(super) members: BTreeSet<(BranchId, SessionId)>,
-    /// Sessions with recorded replies.
+    /// Sessions with recorded replies or marks.
     pub(super) replies: Vec<(SessionId, Vec<u8>)>,
     pub(super) orphans: BTreeSet<(BranchId, ObjectId)>,
     pub(super) preimages: BTreeSet<(BranchId, ObjectId)>,
@@ -72,7 +73,7 @@ impl Tables {
         store.scan(&[], &mut |key, value| {
             tables.records += 1;
             let letter = key.first().copied().unwrap_or_default();
-            if !b"ABCDEJKLMNOPQRSUWX".contains(&letter) {
+            if !b"ABCDEJKLMNOPQRSUVWX".contains(&letter) {
                 let message = "a key of a kind that this release does not know";
                 found.push(Finding::new("unknown-key", Severity::Error, shown_key(key), message));
             } else if tables.take(letter, key, value).is_none() {
@@ -166,6 +167,12 @@ impl Tables {
             b'R' => {
                 exact(2)?;
                 decode_reply(&ReplyRecord::decode(value).ok()?.reply).ok()?;
+                u32::try_from(number(1)?).ok()?;
+                self.replies.push((SessionId(number(0)?), key.to_vec()));
+            }
+            b'V' => {
+                exact(2)?;
+                mark::decode(value)?;
                 u32::try_from(number(1)?).ok()?;
                 self.replies.push((SessionId(number(0)?), key.to_vec()));
             }

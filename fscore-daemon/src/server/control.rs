@@ -3,6 +3,7 @@
 use super::Daemon;
 use super::ending;
 use super::session::{self, Kept};
+use crate::branch::mark::Mark;
 use crate::core::state::lock;
 use crate::failure::{fail_store, refuse};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -186,7 +187,7 @@ fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer, stream
         | Command::CommitPrepare { .. }
         | Command::CommitFinish { .. }
         | Command::CommitAbort { .. }
-        | Command::CommitPending) => Outcome::Answer(of_branches(daemon, &command, stream)),
+        | Command::CommitPending) => Outcome::Answer(of_branches(daemon, &command, Some(stream), None)),
     }));
     done.unwrap_or_else(|_| {
         let message = "the daemon failed in the middle of the call";
@@ -196,7 +197,13 @@ fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer, stream
     })
 }
 
-fn of_branches(daemon: &Daemon, command: &Command, stream: &UnixStream) -> Result<Value, Failure> {
+/// A command about branches. `stream` is where it came from, if it was a connection; `mark` goes with what it changes.
+pub(super) fn of_branches(
+    daemon: &Daemon,
+    command: &Command,
+    stream: Option<&UnixStream>,
+    mark: Option<&Mark>,
+) -> Result<Value, Failure> {
     let prepares = matches!(command, Command::CommitPrepare { dry_run: false, .. });
     // The first ones ask whether a branch is mounted; it must stay so until they are done. Who asks for
     // pending commits must not be told of none while one is being prepared.
@@ -211,14 +218,20 @@ fn of_branches(daemon: &Daemon, command: &Command, stream: &UnixStream) -> Resul
     let _admin = alone.then(|| lock(&daemon.admin));
     // A commit is carried out by who prepares it. One that was killed meanwhile gets none: whoever looks
     // after its death would find a commit begun that nobody goes on with.
-    if prepares && is_gone(stream) {
+    if prepares && stream.is_some_and(is_gone) {
         return Err(refuse(ErrorCode::Usage, "who asked for the commit is gone").done());
     }
-    let mut value = daemon.branches.handle(command)?;
-    if matches!(command, Command::BranchCreate { .. } | Command::BranchList | Command::BranchShow { .. }) {
-        fill_mounts(&session::list(daemon)?, &mut value);
-    }
+    let mut value = daemon.branches.handle_marked(command, mark)?;
+    tell_mounts(daemon, command, &mut value)?;
     Ok(value)
+}
+
+/// Adds to an answer about branches where they are mounted.
+pub(super) fn tell_mounts(daemon: &Daemon, command: &Command, value: &mut Value) -> Result<(), Failure> {
+    if matches!(command, Command::BranchCreate { .. } | Command::BranchList | Command::BranchShow { .. }) {
+        fill_mounts(&session::list(daemon)?, value);
+    }
+    Ok(())
 }
 
 /// Whether the peer has closed the connection, as its death does.
@@ -273,7 +286,7 @@ fn fsck(daemon: &Daemon) -> Result<Value, Failure> {
     value(&crate::fsck::report(&daemon.config.paths.store, true, found))
 }
 
-fn value(data: &impl Serialize) -> Result<Value, Failure> {
+pub(super) fn value(data: &impl Serialize) -> Result<Value, Failure> {
     serde_json::to_value(data)
         .map_err(|e| refuse(ErrorCode::Internal, format!("the answer cannot be written: {e}")).done())
 }

@@ -4,6 +4,8 @@
 //! The thread that took the attach keeps the socket ([`Link::keep`]) until every request that was taken
 //! over this link is answered: the frontend takes the end of the socket for the end of all writing.
 
+use super::{Daemon, door};
+use crate::core::door::is_control_file;
 use crate::core::session::Session;
 use crate::core::state::{Core, lock};
 use nix::errno::Errno as SysErrno;
@@ -18,18 +20,24 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// Runs the requests of one link and counts them.
-#[derive(Debug)]
 struct Serving {
+    daemon: Weak<Daemon>,
     core: Arc<Core>,
     session: Arc<Session>,
     stats: StatsWriter,
     /// None when more mounts live than are counted each for itself.
     row: Option<MountStats>,
     requests: AtomicU64,
+}
+
+impl std::fmt::Debug for Serving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Serving").field("session", &self.session).finish_non_exhaustive()
+    }
 }
 
 impl Handler for Serving {
@@ -42,7 +50,15 @@ impl Handler for Serving {
     }
 
     fn handle(&self, ctx: &Context, request: &Request, payload: &mut Payload<'_>, payload_len: u32) -> Reply {
-        let run = || Some(self.session.run(ctx, request, payload, payload_len));
+        let run = || {
+            if let Op::Ioctl { cmd, out_size, .. } = request.op
+                && is_control_file(request.node)
+            {
+                let asked = door::Ioctl { cmd, room: out_size as usize, len: payload_len as usize };
+                return Some(door::serve(&self.daemon, &self.session, ctx, request.caller, &asked, payload));
+            }
+            Some(self.session.run(ctx, request, payload, payload_len))
+        };
         self.counted(request, run).unwrap_or(Reply::Error(Errno::EIO))
     }
 }
@@ -113,7 +129,7 @@ fn class(op: &Op) -> Counter {
         | Op::Link { .. } => Counter::Names,
         Op::OpenDir | Op::ReadDir { .. } | Op::ReleaseDir { .. } => Counter::Listings,
         Op::Fsync { .. } | Op::FsyncDir { .. } | Op::SyncFs => Counter::Fsyncs,
-        Op::ReadLink | Op::StatFs | Op::Lseek { .. } => Counter::Others,
+        Op::ReadLink | Op::StatFs | Op::Lseek { .. } | Op::Ioctl { .. } => Counter::Others,
     }
 }
 
@@ -161,6 +177,7 @@ impl Drop for Hold {
 
 impl Link {
     pub(super) fn new(
+        daemon: Weak<Daemon>,
         end: DaemonEnd,
         core: Arc<Core>,
         session: Arc<Session>,
@@ -171,7 +188,7 @@ impl Link {
         stats.add(Counter::Attaches, 1);
         Ok(Arc::new(Self {
             end,
-            serving: Serving { core, session, stats, row, requests: AtomicU64::new(0) },
+            serving: Serving { daemon, core, session, stats, row, requests: AtomicU64::new(0) },
             ended: Doorbell::create()?,
             ending: AtomicBool::new(false),
             intake: Mutex::new(()),

@@ -10,6 +10,7 @@
 
 mod claim;
 mod control;
+mod door;
 mod ending;
 mod holder;
 mod link;
@@ -37,6 +38,7 @@ use crate::failure::refuse;
 use crate::sandbox::SandboxError;
 use crate::store::{Batch, LogStore, Options, Store, StoreError};
 use claim::{Claimed, Door};
+use door::Calls;
 use holder::Holder;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -56,7 +58,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// Stack of a thread that runs requests. They are many, and requests do not recurse.
@@ -130,6 +132,8 @@ fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServeError {
 
 /// What all threads share.
 struct Daemon {
+    /// For what lives on with a session.
+    own: Weak<Daemon>,
     config: Config,
     service: Arc<Service>,
     holder: Holder,
@@ -138,6 +142,8 @@ struct Daemon {
     core: Arc<Core>,
     branches: Branches,
     mounts: Mounts,
+    /// What comes through the mounts' control files.
+    calls: Calls,
     pool: Arc<Pool>,
     stats: StatsWriter,
     started: Instant,
@@ -276,7 +282,8 @@ impl Server {
         let stopped = Doorbell::create().map_err(system("cannot make an event descriptor"))?;
         // Last: who can connect finds everything there.
         let listener = door.open()?;
-        let daemon = Daemon {
+        let daemon = Arc::new_cyclic(|own| Daemon {
+            own: Weak::clone(own),
             service: Arc::new(service),
             holder,
             sandbox,
@@ -284,6 +291,7 @@ impl Server {
             core,
             branches,
             mounts: Mounts::default(),
+            calls: Calls::default(),
             pool: Arc::new(pool),
             stats,
             started: Instant::now(),
@@ -295,8 +303,8 @@ impl Server {
             stopping: AtomicBool::new(false),
             stopped,
             config,
-        };
-        Ok(Self { daemon: Arc::new(daemon), listener })
+        });
+        Ok(Self { daemon, listener })
     }
 
     /// Serves until a client says `shutdown` or `signals` is readable; then ends in order. Frontends

@@ -273,8 +273,16 @@ fn link(
     let failed = |e: std::io::Error| refuse(ErrorCode::Internal, format!("the session cannot be served: {e}")).done();
     let now = daemon.core.clock.now().sec;
     let row = daemon.stats.mount(mount.id, &mount.branch, &mount.mountpoint, mount.read_only, now);
-    let link = Link::new(end, Arc::clone(&daemon.core), Arc::clone(&mount.session), daemon.stats.clone(), row, pid)
-        .map_err(failed)?;
+    let link = Link::new(
+        daemon.own.clone(),
+        end,
+        Arc::clone(&daemon.core),
+        Arc::clone(&mount.session),
+        daemon.stats.clone(),
+        row,
+        pid,
+    )
+    .map_err(failed)?;
     if let Err(e) = worker::start(&link, &daemon.pool, queues) {
         link.stop();
         link.settled(None);

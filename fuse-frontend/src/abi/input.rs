@@ -68,6 +68,8 @@ layout! {
     struct FallocateIn = 32 { fh: u64, offset: u64, length: u64, mode: u32, padding: u32 }
     /// `struct fuse_lseek_in`.
     struct LseekIn = 24 { fh: u64, offset: u64, whence: u32, padding: u32 }
+    /// `struct fuse_ioctl_in`; the data stands behind it.
+    struct IoctlIn = 32 { fh: u64, flags: u32, cmd: u32, arg: u64, in_size: u32, out_size: u32 }
     /// `struct fuse_copy_file_range_in`.
     struct CopyFileRangeIn = 56 {
         fh_in: u64, off_in: u64, nodeid_out: u64, fh_out: u64, off_out: u64, len: u64, flags: u64,

@@ -39,6 +39,8 @@ layout! {
     struct GetXattrOut = 8 { size: u32, padding: u32 }
     /// `struct fuse_lseek_out` and `struct fuse_copy_file_range_out`.
     struct OffsetOut = 8 { offset: u64 }
+    /// `struct fuse_ioctl_out`; the data stands behind it.
+    struct IoctlOut = 16 { result: i32, flags: u32, in_iovs: u32, out_iovs: u32 }
     /// `struct fuse_statfs_out`.
     struct StatFsOut = 80 {
         blocks: u64, bfree: u64, bavail: u64, files: u64, ffree: u64,

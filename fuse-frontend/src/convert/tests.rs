@@ -1,4 +1,9 @@
-#![allow(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    clippy::match_wildcard_for_single_variants,
+    reason = "tests"
+)]
 use super::*;
 use crate::abi::input::CreateIn;
 use shm_transport::wire::{Caller, limits};
@@ -102,9 +107,22 @@ fn what_we_do_not_serve_gets_the_errno_that_the_kernel_expects() {
     for opcode in [Opcode::BMAP, Opcode::STATX, Opcode::SETUPMAPPING, Opcode::REMOVEMAPPING, Opcode(999)] {
         assert_eq!(refused(&Operation::Other(opcode)), Errno::ENOSYS);
     }
-    assert_eq!(refused(&Operation::Other(Opcode::IOCTL)), Errno::ENOTTY);
     assert_eq!(plan(&header(Opcode::INTERRUPT), &Operation::Interrupt), Plan::Nothing);
     assert_eq!(plan(&header(Opcode::DESTROY), &Operation::Destroy), Plan::End);
+}
+
+#[test]
+fn ioctls_of_the_control_file_alone_are_passed_on() {
+    let ours = door::command(64).unwrap();
+    let arg = |cmd, out_size| IoctlIn { fh: 5, flags: 0, cmd, arg: 0, in_size: 64, out_size };
+    let data = [7; 64];
+    let asked = asked(&Operation::Ioctl { arg: arg(ours, 64), data: &data });
+    let op = Op::Ioctl { fh: 5, cmd: ours, out_size: 64 };
+    assert_eq!(asked, (op, PayloadIn::Bytes(&data), Expect::Ioctl { max: 64 }));
+    // FS_IOC_GETFLAGS, as lsattr sends it.
+    assert_eq!(refused(&Operation::Ioctl { arg: arg(0x8008_6601, 8), data: &[] }), Errno::ENOTTY);
+    assert_eq!(refused(&Operation::Ioctl { arg: arg(ours, 1 << 14), data: &data }), Errno::EINVAL);
+    assert_eq!(refused(&Operation::Ioctl { arg: arg(ours, 64), data: &[0; 1 << 14] }), Errno::EINVAL);
 }
 
 #[test]
@@ -156,6 +174,10 @@ fn what_is_expected_follows_from_our_own_form_too() {
         Operation::ReadDir { arg: read, plus: true },
         Operation::StatFs,
         Operation::RemoveXattr { name: b"user.a" },
+        Operation::Ioctl {
+            arg: IoctlIn { fh: 1, flags: 0, cmd: door::command(0).unwrap(), arg: 0, in_size: 0, out_size: 9 },
+            data: b"",
+        },
     ];
     for operation in operations {
         let Plan::Ask { request, expect, .. } = plan(&header(Opcode(0)), &operation) else { panic!("{operation:?}") };

@@ -103,3 +103,16 @@ fn an_answer_to_another_question_is_none() {
     assert!(reply(6, Expect::Nothing, &Reply::Entry(entry(2))).is_none());
     assert_eq!(fixed(Expect::Attr, &Reply::Error(Errno::ESTALE)), error(6, Errno::ESTALE).as_bytes());
 }
+
+#[test]
+fn an_ioctl_has_its_result_and_its_data() {
+    let answer = Reply::Ioctl { errno: Some(Errno::ENOENT), len: 5 };
+    match reply(6, Expect::Ioctl { max: 5 }, &answer) {
+        Some(Outgoing::Ioctl { unique: 6, result: -2, len: 5 }) => {}
+        other => panic!("{other:?}"),
+    }
+    assert!(reply(6, Expect::Ioctl { max: 4 }, &answer).is_none(), "more than the caller has room for");
+    let head = ioctl_head(6, -2, 5);
+    assert_eq!(head[..16], [37, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(head[16..], [0xfe, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+}

@@ -5,6 +5,7 @@ use crate::channel::Written;
 use crate::decode::Header;
 use crate::encode::{self, Expect, Outgoing};
 use crate::pending::Under;
+use shm_transport::wire::limits::IOCTL_OUT_AT;
 use shm_transport::wire::{Errno, NodeId, Op, Reply, Request, dirent};
 use shm_transport::{Completion, FsTransport};
 use std::io;
@@ -61,6 +62,17 @@ impl<D: Daemon> Session<D> {
                 let mut bytes = encode::data_header(unique, len).as_bytes().to_vec();
                 bytes.extend(listing.unwrap_or_default());
                 self.kernel.send(&bytes)
+            }
+            Outgoing::Ioctl { unique, result, len } => {
+                let mut data = vec![0; len as usize];
+                let there = self.daemon.transport_ref().payload(&lease).copy_out(IOCTL_OUT_AT, &mut data);
+                let mut bytes = encode::ioctl_head(unique, result, len);
+                bytes.extend(data);
+                if there {
+                    self.kernel.send(&bytes)
+                } else {
+                    self.kernel.send(encode::error(unique, Errno::EIO).as_bytes())
+                }
             }
         }?;
         self.daemon.transport().release(lease);

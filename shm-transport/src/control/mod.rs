@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod door;
 pub mod escape;
 mod fsck;
 pub mod holder;

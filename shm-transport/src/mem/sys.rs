@@ -1,9 +1,9 @@
 //! System calls that no crate of ours wraps safely, each as small as it can be.
 
-use crate::wire::limits::XATTR_SIZE_MAX;
+use crate::wire::limits::{IOCTL_MAX, XATTR_SIZE_MAX};
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -67,6 +67,50 @@ pub fn open_beneath(dir: BorrowedFd<'_>, path: &CStr, flags: i32, mode: u32) -> 
                 | ResolveFlag::RESOLVE_NO_XDEV,
         );
     Ok(openat2(dir, path, how)?)
+}
+
+/// A file of a FUSE file system, for ioctls of which the kernel itself moves no more than the command says.
+#[derive(Debug)]
+pub struct FuseFile(OwnedFd);
+
+impl FuseFile {
+    /// Opens the regular file at `path` for reading, if it is one of a FUSE file system and has this inode number.
+    /// Nothing else is opened, whatever it is: a FIFO would wait, a device would begin to work.
+    pub fn open(path: &Path, ino: u64) -> io::Result<Option<Self>> {
+        use nix::fcntl::{OFlag, open};
+        use nix::sys::stat::{Mode, SFlag, fstat};
+        let place = open(path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+        let found = fstat(&place)?;
+        let is_file = found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
+        if !is_file || found.st_ino != ino || !is_fuse(place.as_fd())? {
+            return Ok(None);
+        }
+        let again = format!("/proc/self/fd/{}", place.as_raw_fd());
+        Ok(Some(Self(open(again.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?)))
+    }
+
+    /// An open file, if it is one of a FUSE file system.
+    pub fn of(fd: OwnedFd) -> io::Result<Option<Self>> {
+        Ok(is_fuse(fd.as_fd())?.then_some(Self(fd)))
+    }
+
+    /// `ioctl(2)` with `_IOWR(kind, number, buffer)`. The buffer may be written even if the call fails.
+    pub fn exchange(&self, kind: u8, number: u8, buffer: &mut [u8]) -> io::Result<()> {
+        if buffer.len() > IOCTL_MAX {
+            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+        }
+        let cmd = 3 << 30 | (buffer.len() as libc::c_ulong) << 16 | libc::c_ulong::from(kind) << 8;
+        let cmd = cmd | libc::c_ulong::from(number);
+        // SAFETY: the file is one of a FUSE file system (checked when `self` was made), whose kernel side reads and
+        // writes as many bytes as the command says, the buffer's length, which is writable by its borrow.
+        let returned = unsafe { libc::ioctl(self.0.as_raw_fd(), cmd, buffer.as_mut_ptr()) };
+        if returned >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+fn is_fuse(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
+    Ok(fstatfs(fd)?.filesystem_type() == FUSE_SUPER_MAGIC)
 }
 
 /// `ioctl(FICLONE)`: makes `to` share all extents of `from`. `EOPNOTSUPP`, `EXDEV` or `EINVAL` where

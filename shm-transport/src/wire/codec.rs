@@ -98,6 +98,7 @@ fn validate(op: &Op) -> Result<(), CodecError> {
         Op::GetXattr { name: n, .. } | Op::SetXattr { name: n, .. } | Op::RemoveXattr { name: n } => xattr_name(n),
         Op::Forget { count } => at_most(*count, limits::FORGET_MAX),
         Op::Read { size, .. } | Op::ReadDir { size, .. } => at_most(*size, limits::PAYLOAD_MAX),
+        Op::Ioctl { out_size, .. } => at_most(*out_size, limits::IOCTL_MAX),
         Op::GetAttr
         | Op::SetAttr(_)
         | Op::ReadLink

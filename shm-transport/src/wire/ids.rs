@@ -14,6 +14,10 @@ pub struct NodeId(pub u64);
 impl NodeId {
     /// The root directory of the session's default view (`FUSE_ROOT_ID`).
     pub const ROOT: Self = Self(1);
+    /// The directory `.agentfs` in the root; its number is that of no object.
+    pub const CONTROL_DIR: Self = Self((1 << 53) - 1);
+    /// The file `control` in it.
+    pub const CONTROL_FILE: Self = Self((1 << 53) - 2);
     /// No object: the reply to a lookup of a name that does not exist.
     pub const NONE: Self = Self(0);
 }

@@ -13,6 +13,10 @@ pub const REPLY_MAX: usize = 512;
 /// Largest payload of one request or reply, in bytes: the `max_write` that is negotiated with the
 /// kernel. More gained nothing when measured.
 pub const PAYLOAD_MAX: usize = 1 << 20;
+/// Most bytes that an ioctl takes or gives: what its number has room to say (`_IOC_SIZEBITS`).
+pub const IOCTL_MAX: usize = (1 << 14) - 1;
+/// Where in the payload the data that an ioctl gives begins: behind all that it can take.
+pub const IOCTL_OUT_AT: usize = 1 << 14;
 /// Most node ids in one forget message.
 pub const FORGET_MAX: usize = 4096;
 /// Most slots of a region.

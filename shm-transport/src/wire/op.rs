@@ -26,7 +26,7 @@ pub struct Request {
 }
 
 /// The operations. "Payload" is the buffer that travels with the slot: `in` is filled by the
-/// frontend before it submits, `out` by the daemon before it completes. No operation uses both.
+/// frontend before it submits, `out` by the daemon before it completes. No operation but `Ioctl` uses both.
 /// `fh` is whatever the daemon answered at open; file handles are hints, state is found by node.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub enum Op {
@@ -240,5 +240,16 @@ pub enum Op {
         to_offset: u64,
         /// How much, in bytes.
         length: u64,
+    },
+    /// A command to the control file (`ioctl(2)`); its data is the payload in. Reply `Ioctl`. The one operation that
+    /// has a payload both ways: the answer stands at [`limits::IOCTL_OUT_AT`](super::limits::IOCTL_OUT_AT), so that
+    /// the data survives an answer that was begun.
+    Ioctl {
+        /// From `Opened`.
+        fh: u64,
+        /// The command, as `ioctl(2)` got it.
+        cmd: u32,
+        /// Room in the caller's buffer, in bytes.
+        out_size: u32,
     },
 }

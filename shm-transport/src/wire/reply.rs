@@ -91,6 +91,13 @@ pub enum Reply {
     Offset(u64),
     /// Space and inodes.
     StatFs(FsStat),
+    /// An ioctl's result, and the data that the caller gets with it, whatever the result.
+    Ioctl {
+        /// What the call fails with; none for success.
+        errno: Option<Errno>,
+        /// Bytes of data in the payload, from [`limits::IOCTL_OUT_AT`](super::limits::IOCTL_OUT_AT) on.
+        len: u32,
+    },
 }
 
 impl From<Errno> for Reply {

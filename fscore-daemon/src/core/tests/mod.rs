@@ -4,6 +4,7 @@
 
 mod changes;
 mod damage;
+mod door;
 mod faults;
 mod history;
 mod host;

@@ -2,8 +2,9 @@ use super::*;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shm_transport::control::client::ClientError;
 use shm_transport::handshake::{self, Attach, Connection};
+use shm_transport::wire::limits::IOCTL_OUT_AT;
 use shm_transport::wire::{Caller, NodeId, Op, Reply, Request, RequestId, SessionId};
-use shm_transport::{FsTransport, Geometry, SessionFds, ShmTransport};
+use shm_transport::{Completion, FsTransport, Geometry, SessionFds, ShmTransport};
 
 /// A frontend without a kernel.
 pub(super) struct Frontend {
@@ -45,10 +46,15 @@ impl Frontend {
     }
 
     fn complete(&mut self) -> Reply {
+        let done = self.completion();
+        self.end.release(done.lease);
+        done.reply
+    }
+
+    fn completion(&mut self) -> Completion {
         loop {
             if let Some(done) = self.end.complete().unwrap() {
-                self.end.release(done.lease);
-                return done.reply;
+                return done;
             }
             if self.end.arm() {
                 let mut fds = [PollFd::new(self.end.doorbell(), PollFlags::POLLIN)];
@@ -56,6 +62,25 @@ impl Frontend {
                 self.end.disarm();
             }
         }
+    }
+
+    /// An ioctl on the control file by a user; the reply and its data.
+    pub(super) fn ioctl(&mut self, id: u64, uid: u32, buffer: &[u8]) -> (Reply, Vec<u8>) {
+        let lease = self.end.lease().unwrap();
+        let cmd = shm_transport::control::door::command(buffer.len()).unwrap();
+        let op = Op::Ioctl { fh: 0, cmd, out_size: buffer.len() as u32 };
+        let request = Request { caller: Caller { uid, gid: uid, pid: 1 }, node: NodeId::CONTROL_FILE, op };
+        assert!(self.end.payload(&lease).copy_in(0, buffer));
+        self.end.submit(lease, RequestId(id), &request, buffer.len() as u32).unwrap();
+        let done = self.completion();
+        let len = if let Reply::Ioctl { len, .. } = done.reply { len } else { 0 };
+        let mut data = vec![0; len as usize];
+        assert!(self.end.payload(&done.lease).copy_out(IOCTL_OUT_AT, &mut data));
+        let mut sent = vec![0; buffer.len()];
+        assert!(self.end.payload(&done.lease).copy_out(0, &mut sent));
+        assert_eq!(sent, buffer, "what is submitted again after a crash is as it was");
+        self.end.release(done.lease);
+        (done.reply, data)
     }
 
     pub(super) fn run(&mut self, op: Op) -> Reply {

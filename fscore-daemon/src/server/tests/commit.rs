@@ -28,7 +28,7 @@ fn rig() -> Running {
         Server::start(Config { paths: paths_in(&top), allow_base: vec![top.clone()], only_these: false }).unwrap();
     let daemon = Arc::clone(&server.daemon);
     let thread = std::thread::spawn(move || server.run(None));
-    let running = Running { paths: paths_in(&top), daemon, thread: Some(thread), _dir: Some(dir) };
+    let running = Running { paths: paths_in(&top), daemon, thread: Some(thread), dir: Some(dir) };
     changed(&running, &top.join("base"));
     running
 }

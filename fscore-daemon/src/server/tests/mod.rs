@@ -3,6 +3,7 @@
 mod attach;
 mod commit;
 mod control;
+mod door;
 mod ending;
 mod sockets;
 
@@ -19,7 +20,7 @@ struct Running {
     paths: Paths,
     daemon: Arc<Daemon>,
     thread: Option<JoinHandle<Result<(), ServeError>>>,
-    _dir: Option<tempfile::TempDir>,
+    dir: Option<tempfile::TempDir>,
 }
 
 fn paths_in(dir: &Path) -> Paths {
@@ -30,7 +31,7 @@ fn start_in(paths: Paths, dir: Option<tempfile::TempDir>) -> Running {
     let server = Server::start(Config { paths: paths.clone(), allow_base: Vec::new(), only_these: false }).unwrap();
     let daemon = Arc::clone(&server.daemon);
     let thread = std::thread::spawn(move || server.run(None));
-    Running { paths, daemon, thread: Some(thread), _dir: dir }
+    Running { paths, daemon, thread: Some(thread), dir }
 }
 
 fn start() -> Running {

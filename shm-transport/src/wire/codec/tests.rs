@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 use super::*;
+use crate::wire::limits::IOCTL_MAX;
 use crate::wire::{Attr, Caller, Entry, Errno, FsStat, NodeId, Opened, SetAttr, SetTime, Timestamp};
 use proptest::prelude::*;
 
@@ -64,6 +65,7 @@ fn op() -> impl Strategy<Value = Op> {
             to_offset,
             length,
         }),
+        (any::<(u64, u32)>(), 0..=IOCTL_MAX as u32).prop_map(|((fh, cmd), out_size)| Op::Ioctl { fh, cmd, out_size }),
     ]
 }
 
@@ -113,6 +115,8 @@ fn reply() -> impl Strategy<Value = Reply> {
         (entry(), opened()).prop_map(|(e, o)| Reply::Created(e, o)),
         any::<u32>().prop_map(|len| Reply::Data { len }),
         any::<u64>().prop_map(Reply::Offset),
+        (prop::option::of(1..=4095i32), any::<u32>())
+            .prop_map(|(errno, len)| Reply::Ioctl { errno: errno.map(Errno::from_raw), len }),
         any::<(u64, u64, u64, u64, u64, u32, u32)>().prop_map(
             |(blocks, bfree, bavail, files, ffree, bsize, namelen)| {
                 Reply::StatFs(FsStat { blocks, bfree, bavail, files, ffree, bsize, namelen })
@@ -165,7 +169,8 @@ fn illegal_names_and_counts_are_refused() {
     }
     assert!(lookup(&[0xff; 255]).is_ok());
     assert!(matches!(lookup(&[b'x'; 2000]), Err(CodecError::TooLong { .. })));
-    for op in [Op::Forget { count: 4097 }, Op::Read { fh: 0, offset: 0, size: (1 << 20) + 1 }] {
+    let ioctl = Op::Ioctl { fh: 0, cmd: 0, out_size: 1 << 14 };
+    for op in [Op::Forget { count: 4097 }, Op::Read { fh: 0, offset: 0, size: (1 << 20) + 1 }, ioctl] {
         let request = Request { caller: Caller::default(), node: NodeId::ROOT, op };
         assert_eq!(decode_request(&encode_request(&request).unwrap()).unwrap_err(), CodecError::OverLimit);
     }
