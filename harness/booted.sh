@@ -147,21 +147,34 @@ unmounted() {
     done
 }
 
+# init_below PID: the init of the system that was started below this process: every process in there ends with it. It is
+# the one that has the number 1 among its own.
+init_below() {
+    local child
+    for child in $(cat "/proc/$1/task/$1/children" 2>/dev/null); do
+        if grep -qE '^NSpid:.*[[:space:]]1$' "/proc/$child/status" 2>/dev/null; then
+            echo "$child"
+        else
+            init_below "$child"
+        fi
+    done
+}
+
 # cut N: boots the system and takes its power away when it says so.
 cut() {
-    local n="$1" started="$SECONDS" nspawn init
+    local n="$1" started="$SECONDS" init
     : >"$scratch/root/var/log/booted"
     container "$n" &
     while [ "$((SECONDS - started))" -lt "$boot_limit" ] && ! grep -q '^booted-inside:' "$scratch/root/var/log/booted"; do
         sleep 0.1
     done
-    # The children of `timeout`, and of nspawn: the system's init, with which every process in there ends.
-    nspawn="$(cat "/proc/$!/task/$!/children")"
-    init="$(cat "/proc/${nspawn% }/task/${nspawn% }/children")"
-    # shellcheck disable=SC2086
-    kill -9 $init
+    init="$(init_below "$!")"
+    if [ -z "$init" ]; then fail "boot $n: the system is not there to be cut"; fi
+    # nspawn's death alone would leave the system running, and with it its hold on the store.
+    kill -9 "$init" || fail "boot $n: the system cannot be cut"
     wait "$!" || true
     after "$n" "$started"
+    if grep 'Reached target.*Power' "$scratch/journal.$n"; then fail "boot $n: it was powered off, not cut"; fi
 }
 
 clean_up() {

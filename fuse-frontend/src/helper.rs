@@ -1,6 +1,7 @@
 //! `mount.fuse.agentfs SOURCE DIR [-o OPTIONS]`, as mount(8) calls it; SOURCE is the branch.
 
 use crate::feature;
+use crate::holder::log_tail;
 use crate::mount::{self, MountRequest};
 use crate::mounter;
 use crate::options::Options;
@@ -23,6 +24,9 @@ mod tests;
 const READY_MAX: Duration = Duration::from_secs(30);
 /// How long a holder that was just started may take to listen.
 const LISTEN_MAX: Duration = Duration::from_secs(5);
+
+/// How long another holder, for which ours made place, may take to listen.
+const OTHER_MAX: Duration = Duration::from_millis(500);
 
 /// What mount(8) asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -157,20 +161,28 @@ fn ensure_holder(paths: &Paths, allow_base: &[PathBuf]) -> Result<(), Failure> {
     // What mount(8) or a script left open shall not live on in a holder.
     shm_transport::mem::sys::close_on_exec_from(3).map_err(failed)?;
     let stdout = log.try_clone().map_err(failed)?;
-    command.stdin(Stdio::null()).stdout(stdout).stderr(log).spawn().map_err(failed)?;
+    let mut child = command.stdin(Stdio::null()).stdout(stdout).stderr(log).spawn().map_err(failed)?;
     let deadline = Instant::now() + LISTEN_MAX;
+    let mut ended: Option<Instant> = None;
     loop {
-        match holder::Client::connect(&paths.socket) {
+        let error = match holder::Client::connect(&paths.socket) {
             Ok(mut client) => return client.await_daemon(READY_MAX).map(drop),
-            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-            Err(e) => {
-                return Err(Failure {
-                    code: ErrorCode::Internal,
-                    message: format!("the holder was started and does not listen: {e}"),
-                    hint: Some(format!("its log is {}", paths.holder_log().display())),
-                });
-            }
+            Err(error) => error,
+        };
+        // One that ended because another holder was first leaves that one, which will listen.
+        if ended.is_some_and(|since| since.elapsed() >= OTHER_MAX) || Instant::now() >= deadline {
+            let what = if ended.is_some() { "ended at once" } else { "does not listen" };
+            let tail = log_tail(&paths.holder_log());
+            return Err(Failure {
+                code: ErrorCode::Internal,
+                message: format!("the holder was started and {what} ({error}); its log ends:\n{tail}"),
+                hint: Some(format!("the whole log is {}", paths.holder_log().display())),
+            });
         }
+        if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+            ended.get_or_insert_with(Instant::now);
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

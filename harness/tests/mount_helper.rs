@@ -184,6 +184,24 @@ fn a_holder_that_mount_starts_keeps_nothing_open() {
     stop(&world, &ns);
 }
 
+/// A store that somebody else has, as at boot when another system serves it: the reason is told at once.
+#[test]
+fn a_mount_whose_holder_cannot_live_fails_at_once_and_says_why() {
+    let Some(world) = World::start("a_mount_whose_holder_cannot_live") else { return };
+    let ns = Namespace::start(&world);
+    let (base, at) = (base(&world, "p"), world.mountpoint());
+    std::fs::create_dir_all(world.store()).unwrap();
+    let lock = std::fs::File::create(world.store().join("lock")).unwrap();
+    let _held = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock).unwrap();
+    let options =
+        format!("base={0},allow_base={0},store={1},socket={2}", text(&base), text(world.store()), text(world.socket()));
+    let began = std::time::Instant::now();
+    let out = ns.run("mount", &["-t", "fuse.agentfs", "b", text(&at), "-o", &options]).clear_failure();
+    assert!(out.says("ended at once") && out.says("another process serves the store"), "{out}");
+    assert!(began.elapsed() < Duration::from_secs(5), "told after {:?}", began.elapsed());
+    assert_eq!(ns.mounts().len(), 0);
+}
+
 /// `user` in fstab: mount(8) gives its privilege up and our helper asks fusermount3.
 #[test]
 fn a_user_mounts_a_line_with_the_option_user() {

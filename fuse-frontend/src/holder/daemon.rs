@@ -177,8 +177,8 @@ fn await_ready(ready: OwnedFd, pid: u32, first: Option<PathBuf>, shared: &Arc<Sh
     Ok(())
 }
 
-/// The last lines of the daemon's log.
-pub(super) fn log_tail(log: &Path) -> String {
+/// The last lines of a log.
+pub(crate) fn log_tail(log: &Path) -> String {
     let tail = || -> io::Result<String> {
         let len = fs::metadata(log)?.len();
         let mut file = File::open(log)?;

@@ -16,6 +16,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use daemon::log_tail;
 pub(crate) use ending::shows;
 use shm_transport::control::paths::Paths;
 use shm_transport::control::{ErrorCode, Failure};
