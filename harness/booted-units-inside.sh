@@ -153,6 +153,30 @@ restarts() {
     is "the mounts are those of before" "$all" "$(stored)"
 }
 
+# code COMMAND...: its exit code; what it says is in /run/said.
+code() {
+    local code=0
+    "$@" >/run/said 2>&1 || code=$?
+    printf '%s' "$code"
+}
+
+upgrades() {
+    local pids
+    pids="$(of "$daemon" MainPID) $(of "$work" MainPID)"
+    is "an upgrade is left to the manager" 75 "$(code agentfs daemon upgrade)"
+    grep -q "the installed programs fit: systemctl restart agentfsd.service 'agentfs-mount@\*.service'" /run/said
+    cp /usr/local/bin/agentfsd /run/agentfsd.good
+    agentfsd --versions | sed 's/"store":[0-9]*/"store":99/' >/run/versions
+    printf '#!/bin/sh\ncat /run/versions\n' >/usr/local/bin/agentfsd.new
+    chmod 755 /usr/local/bin/agentfsd.new
+    mv /usr/local/bin/agentfsd.new /usr/local/bin/agentfsd
+    is "a build of another store format is refused" 76 "$(code agentfs daemon upgrade)"
+    grep -q 'store format 99 instead of' /run/said
+    install -m 755 /run/agentfsd.good /usr/local/bin/agentfsd
+    rm /run/agentfsd.good
+    is "and nothing was touched" "$pids" "$(of "$daemon" MainPID) $(of "$work" MainPID)"
+}
+
 by_hand() {
     local pid
     pid="$(of "$daemon" MainPID)"
@@ -249,6 +273,7 @@ first() {
     before="$(find /proc/1/fd -type l | wc -l)"
     kills
     restarts
+    upgrades
     by_hand
     mounts
     activation

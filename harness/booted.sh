@@ -150,8 +150,10 @@ unmounted() {
 # init_below PID: the init of the system that was started below this process: every process in there ends with it. It is
 # the one that has the number 1 among its own.
 init_below() {
-    local child
-    for child in $(cat "/proc/$1/task/$1/children" 2>/dev/null); do
+    local children child
+    # The line has no end; of a process that is gone there is none.
+    read -ra children 2>/dev/null <"/proc/$1/task/$1/children" || true
+    for child in "${children[@]}"; do
         if grep -qE '^NSpid:.*[[:space:]]1$' "/proc/$child/status" 2>/dev/null; then
             echo "$child"
         else

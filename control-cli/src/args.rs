@@ -218,6 +218,11 @@ pub(crate) enum Daemon {
         #[arg(long)]
         force: bool,
     },
+    /// Replace daemon and frontends by the programs that are installed now; mounts live on
+    ///
+    /// Programs on the mounts pause for a moment. A build that does not fit the store and the mounts is refused, and what
+    /// runs goes on.
+    Upgrade,
     /// Show the state of daemon and holder
     Status,
 }

@@ -57,8 +57,11 @@ pub(crate) fn start(paths: &Paths, allow_base: &[PathBuf]) -> Result<Client> {
     };
     holder.await_daemon(READY_MAX).map_err(|refused| {
         let error = CliError::from(refused);
-        let kind = if error.kind == Kind::Internal { Kind::Unreachable } else { error.kind };
-        CliError { kind, ..error }.prefix("the daemon does not start")
+        if error.kind == Kind::Internal {
+            // It listens before it knows that it cannot stay.
+            return failed(paths, &format!("the daemon does not start: {}", error.message), &paths.holder_log());
+        }
+        error.prefix("the daemon does not start")
     })?;
     match Client::connect(&paths.socket) {
         Err(e) => Err(failed(paths, &format!("the daemon was started and does not serve: {e}"), &paths.daemon_log())),

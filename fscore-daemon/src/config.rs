@@ -39,6 +39,9 @@ pub struct Args {
     /// With --check: mend what can be mended without a loss
     #[arg(long, requires = "check")]
     pub repair: bool,
+    /// Print what this build speaks and stores as JSON, and end
+    #[arg(long)]
+    pub versions: bool,
     /// What to log, e.g. `info`, `fscore_daemon=debug`
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
     pub log: String,

@@ -19,6 +19,9 @@ pub(crate) struct Args {
     /// Mount and serve a branch as the unit agentfs-mount@NAME of systemd.
     #[arg(long, group = "mode", value_name = "NAME")]
     pub(crate) unit: Option<String>,
+    /// Print what this build speaks as JSON.
+    #[arg(long, group = "mode")]
+    pub(crate) versions: bool,
     /// With --unit: unmount, if the unit is to stop and not to start again.
     #[arg(long, requires = "unit")]
     pub(crate) stop: bool,

@@ -165,9 +165,12 @@ fn ensure_holder(paths: &Paths, allow_base: &[PathBuf]) -> Result<(), Failure> {
     let deadline = Instant::now() + LISTEN_MAX;
     let mut ended: Option<Instant> = None;
     loop {
-        let error = match holder::Client::connect(&paths.socket) {
-            Ok(mut client) => return client.await_daemon(READY_MAX).map(drop),
-            Err(error) => error,
+        let asked = holder::Client::connect(&paths.socket).map(|mut client| client.await_daemon(READY_MAX).map(drop));
+        let error = match asked {
+            // It listens before it knows that it cannot stay.
+            Ok(Err(failure)) if failure.code == ErrorCode::Internal => failure.message,
+            Ok(answer) => return answer,
+            Err(error) => error.to_string(),
         };
         // One that ended because another holder was first leaves that one, which will listen.
         if ended.is_some_and(|since| since.elapsed() >= OTHER_MAX) || Instant::now() >= deadline {

@@ -37,6 +37,7 @@ use holder::HoldConfig;
 use mount::MountRequest;
 use options::Options;
 use shm_transport::control::paths::Paths;
+use shm_transport::control::versions::Versions;
 use shm_transport::control::{Answer, ErrorCode, Failure};
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -70,6 +71,9 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
                 ExitCode::FAILURE
             }
         };
+    }
+    if args.versions {
+        return print(&Versions::current(None));
     }
     if let Some(name) = &args.unit {
         return if args.stop { unit::stop(name) } else { unit::start(name, args.slots) };
@@ -148,11 +152,12 @@ fn tell(done: Result<serde_json::Value, Failure>) -> ExitCode {
         Ok(value) => (Answer::Ok(value), ExitCode::SUCCESS),
         Err(failure) => (Answer::Error(failure), ExitCode::FAILURE),
     };
-    let line = serde_json::to_string(&answer).unwrap_or_default();
-    match writeln!(io::stdout(), "{line}") {
-        Ok(()) => status,
-        Err(_) => ExitCode::FAILURE,
-    }
+    if print(&answer) == ExitCode::SUCCESS { status } else { ExitCode::FAILURE }
+}
+
+fn print(document: &impl serde::Serialize) -> ExitCode {
+    let line = serde_json::to_string(document).unwrap_or_default();
+    if writeln!(io::stdout(), "{line}").is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// What went wrong, for a person.

@@ -5,11 +5,12 @@ use crate::abi::HAS_RESEND;
 use crate::channel::Channel;
 use crate::privileges;
 use crate::reconnect::{FirstAttach, ShmDaemon};
-use crate::session::Session;
+use crate::session::{Over, Session};
 use shm_transport::control::Answer;
 use shm_transport::control::holder::{MOUNT_FDS, MountName};
 use shm_transport::control::line::{LineError, LineStream};
 use shm_transport::{LookupTable, SessionFds};
+use signal_hook::consts::signal::SIGTERM;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -57,7 +58,8 @@ pub(crate) fn serve() -> Result<(), ServeError> {
     run(hello.mount, &hello.socket, fuse, fds, first, hello.first)
 }
 
-/// Serves a mount until it is gone. `new`: nobody has served it before.
+/// Serves a mount until it is gone; ends the process when another frontend is to take it over, which `SIGTERM` asks for.
+/// `new`: nobody has served it before.
 pub(crate) fn run(
     mount: MountName,
     socket: &Path,
@@ -76,8 +78,20 @@ pub(crate) fn run(
     let daemon =
         ShmDaemon::new(mount, socket.to_owned(), fds, first, new).map_err(|e| ServeError::Session(e.to_string()))?;
     let incarnation = daemon.epoch().wrapping_add(1);
-    Session::adopt(kernel, daemon, counts, incarnation, resends)?.run()?;
+    let mut session = Session::adopt(kernel, daemon, counts, incarnation, resends)?;
+    session.leave_when(asked_to_end()?)?;
+    if session.run()? == Over::Left {
+        // As if nobody had caught it: it is no end of the mount to who looks at the exit status.
+        signal_hook::low_level::emulate_default_handler(SIGTERM)?;
+    }
     Ok(())
+}
+
+/// Readable when `SIGTERM` has come.
+fn asked_to_end() -> io::Result<OwnedFd> {
+    let (asked, told) = UnixStream::pair()?;
+    signal_hook::low_level::pipe::register(SIGTERM, told)?;
+    Ok(asked.into())
 }
 
 fn split(fds: Vec<OwnedFd>) -> Result<(OwnedFd, SessionFds), ServeError> {

@@ -6,6 +6,7 @@
 
 mod adopt;
 mod forget;
+mod leave;
 mod reply;
 mod wait;
 
@@ -18,6 +19,7 @@ use crate::decode::{self, DecodeError, Header, Operation};
 use crate::encode::{self, Expect};
 use crate::pending::{Claimed, Pending, Under};
 use forget::Forgetting;
+use leave::Leaving;
 use shm_transport::wire::{Errno, Request, RequestId, SlotIndex};
 use shm_transport::{FsTransport, Lease, LookupTable, TransportError};
 use std::io;
@@ -81,6 +83,15 @@ enum Life {
     Ended,
 }
 
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// The file system is unmounted.
+    Unmounted,
+    /// Another frontend is to take over.
+    Left,
+}
+
 /// One mount.
 pub(crate) struct Session<D: Daemon> {
     kernel: Channel,
@@ -89,6 +100,7 @@ pub(crate) struct Session<D: Daemon> {
     pending: Pending,
     forgetting: Forgetting,
     waiter: Waiter,
+    leaving: Leaving,
     /// A lease ready for the next request.
     spare: Option<Lease>,
     /// Bytes after a request's header, private.
@@ -125,6 +137,7 @@ impl<D: Daemon> Session<D> {
             pending: Pending::default(),
             forgetting: Forgetting::default(),
             waiter,
+            leaving: Leaving::default(),
             spare: None,
             scratch: Vec::new(),
             resends,
@@ -138,18 +151,21 @@ impl<D: Daemon> Session<D> {
         Ok(session)
     }
 
-    /// Serves until the file system is unmounted.
-    pub(crate) fn run(&mut self) -> io::Result<()> {
+    /// Serves until the file system is unmounted, or another frontend is to take over.
+    pub(crate) fn run(&mut self) -> io::Result<Over> {
         self.look_for_the_daemon()?;
         loop {
             let ended = self.deliver_replies()? == Life::Ended || self.take_requests()? == Life::Ended || {
                 self.send_forgets(Instant::now());
-                self.wait()? == Life::Ended
+                !self.may_leave(Instant::now()) && self.wait()? == Life::Ended
             };
             if ended {
                 tracing::info!("the file system is unmounted");
                 self.daemon.detach();
-                return Ok(());
+                return Ok(Over::Unmounted);
+            }
+            if self.may_leave(Instant::now()) {
+                return Ok(Over::Left);
             }
         }
     }
@@ -196,12 +212,17 @@ impl<D: Daemon> Session<D> {
         self.spare.is_some() && (self.adopting || self.may_submit())
     }
 
+    /// Whether a request may be taken from the kernel.
+    fn may_take(&mut self) -> bool {
+        !self.leaving.is_begun() && self.has_room()
+    }
+
     fn take_requests(&mut self) -> io::Result<Life> {
         if self.must_ask_again() {
             self.ask_again()?;
         }
         for _ in 0..READS_MAX {
-            if !self.readable || !self.has_room() {
+            if !self.readable || !self.may_take() {
                 break;
             }
             let Some(lease) = self.spare.take() else { break };

@@ -119,6 +119,8 @@ fn a_new_mount_outlives_the_death_of_its_first_frontend() {
     );
     fs::write(&script, text).unwrap();
     install(&script, &program);
+    world.client().upgrade().unwrap();
+    world.await_holder();
     let mounted = world.mount("good");
     assert!(mounted.status.success(), "{mounted:?}");
     assert!(died.exists());
@@ -132,12 +134,22 @@ fn a_frontend_that_cannot_live_is_told_and_not_started_without_a_pause() {
         return;
     }
     let world = World::new();
+    let program = world.dir.path().join("bin/agentfs-fuse");
+    let (real, broken) = (world.dir.path().join("bin/real"), world.dir.path().join("broken"));
+    install(&program, &real);
+    let script = world.dir.path().join("sickly.sh");
+    let text = format!(
+        "#!/bin/sh\n[ \"$1\" = --serve ] && [ -e {} ] && exit 9\nexec {} \"$@\"\n",
+        broken.display(),
+        real.display()
+    );
+    fs::write(&script, text).unwrap();
+    install(&script, &program);
+    world.client().upgrade().unwrap();
+    world.await_holder();
     assert!(world.mount("good").status.success());
     assert_eq!(world.client().mounts().unwrap()[0].trouble, None);
-    let program = world.dir.path().join("bin/agentfs-fuse");
-    let broken = world.dir.path().join("broken.sh");
-    fs::write(&broken, "#!/bin/sh\nexit 9\n").unwrap();
-    install(&broken, &program);
+    fs::write(&broken, "").unwrap();
     kill(Pid::from_raw(world.frontend()), Signal::SIGKILL).unwrap();
     let held = || world.client().mounts().unwrap().remove(0);
     wait_for("the holder says so", || held().trouble.is_some());
@@ -152,12 +164,12 @@ fn a_frontend_that_cannot_live_is_told_and_not_started_without_a_pause() {
     assert!(ticks(holder) - used <= 20);
     assert_eq!(zombies_of(holder), 0);
     // What was wrong is repaired: it goes on by itself.
-    install(Path::new(env!("CARGO_BIN_EXE_agentfs-fuse")), &program);
+    fs::remove_file(&broken).unwrap();
     world.succeed("echo there > $1/f; grep there $1/f");
     wait_for("nothing is wrong any more", || held().trouble.is_none());
 
     // Unmounted while no frontend lives that could see it.
-    install(&broken, &program);
+    fs::write(&broken, "").unwrap();
     kill(Pid::from_raw(world.frontend()), Signal::SIGKILL).unwrap();
     wait_for("the holder says so", || held().trouble.is_some());
     let detaches = world.fake.detaches.load(Ordering::SeqCst);
@@ -284,7 +296,7 @@ fn a_frontend_keeps_no_privilege_and_no_socket_of_its_holder() {
     assert_eq!(status(pid, "NoNewPrivs"), "1");
     assert_eq!(fs::read_link(format!("/proc/{pid}/fd/0")).unwrap(), Path::new("/dev/null"));
     let sockets = open_files(pid).iter().filter(|link| link.to_str().unwrap().starts_with("socket:")).count();
-    assert_eq!(sockets, 1, "the connection to the daemon: {:?}", open_files(pid));
+    assert_eq!(sockets, 3, "the connection to the daemon, and a pair for signals: {:?}", open_files(pid));
     // Without any it serves, reconnects and is succeeded as before.
     world.fake.die();
     world.succeed("echo there > $1/f; grep there $1/f");

@@ -35,6 +35,11 @@ impl Bins {
         )
     }
 
+    /// Those in a directory that has them all.
+    pub fn in_dir(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -42,6 +42,7 @@ fn commands_are_understood() {
         &["status"],
         &["daemon", "start", "--allow-base", "/a", "--allow-base", "/b"],
         &["daemon", "stop", "--force"],
+        &["daemon", "upgrade"],
         &["branch", "create", "x", "--base", "/b", "--frozen"],
         &["branch", "create", "x", "--from", "y@s"],
         &["branch", "show", "x"],

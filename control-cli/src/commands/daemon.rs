@@ -20,6 +20,7 @@ pub(super) fn daemon(context: &Context, args: args::Daemon) -> Result<u8> {
     match args {
         args::Daemon::Start { allow_base, foreground } => up(context, &allow_base, foreground)?,
         args::Daemon::Stop { force } => stop(context, force)?,
+        args::Daemon::Upgrade => super::upgrade::upgrade(context)?,
         args::Daemon::Status => return status::daemon(context),
     }
     Ok(exit::OK)

@@ -10,6 +10,7 @@ mod mount;
 mod run;
 pub(crate) mod snapshot;
 mod status;
+mod upgrade;
 
 use crate::args::{Cli, Command};
 use crate::context::Context;

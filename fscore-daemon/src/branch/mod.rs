@@ -105,6 +105,7 @@ impl Branches {
             Command::Status
             | Command::Fsck
             | Command::Shutdown
+            | Command::HandOver
             | Command::Mounts
             | Command::Attach { .. }
             | Command::Detach { .. }

@@ -6,10 +6,12 @@ use super::session::{self, Kept};
 use crate::branch::mark::Mark;
 use crate::core::state::lock;
 use crate::failure::{fail_store, refuse};
+use crate::store::FORMAT;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shm_transport::control::line::{Line, LineError, LineStream, Peer};
+use shm_transport::control::versions::Versions;
 use shm_transport::control::{Answer, Call, Command, ErrorCode, Failure, LINE_MAX, MountInfo, Status, VERSION};
 use shm_transport::handshake::Attach;
 use shm_transport::stats::Counter;
@@ -164,6 +166,10 @@ fn understand(line: &Line) -> Result<Command, Failure> {
 fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer, stream: &UnixStream) -> Outcome {
     let done = catch_unwind(AssertUnwindSafe(|| match command {
         Command::Shutdown => Outcome::Stop,
+        Command::HandOver => {
+            daemon.prepare_hand_over();
+            Outcome::Stop
+        }
         Command::Attach { session, branch, mountpoint, read_only, epoch } => {
             let attach = Attach { session, branch, mountpoint, read_only, epoch };
             match session::attach(daemon, attach, fds, peer.pid) {
@@ -275,6 +281,7 @@ pub(super) fn status(daemon: &Daemon, mounts: &[MountInfo]) -> Status {
         failed_sync: daemon.core.contents.failed_sync(),
         managed: daemon.service.is_managed(),
         sandbox: daemon.sandbox.clone(),
+        versions: Some(Versions::current(Some(FORMAT))),
     }
 }
 

@@ -73,6 +73,8 @@ const CONNECTIONS_MAX: usize = 4096;
 const LIMIT_PER_CONNECTION: u64 = 8;
 /// Longest wait at the end for calls and requests that run: less than the holder waits before it kills us.
 const STOP_MAX: Duration = Duration::from_secs(8);
+/// The same when a successor waits: who runs longer runs again at that one.
+const HAND_OVER_MAX: Duration = Duration::from_millis(300);
 /// Pause after the system refused a connection: descriptors or memory ran out.
 const STARVED_PAUSE_MS: u16 = 50;
 
@@ -155,10 +157,20 @@ struct Daemon {
     connections: Connections,
     connections_max: usize,
     stopping: AtomicBool,
+    /// A successor waits.
+    handing_over: AtomicBool,
     stopped: Doorbell,
 }
 
 impl Daemon {
+    /// While requests still run: then little is left to be made durable when nobody serves.
+    fn prepare_hand_over(&self) {
+        if let Err(error) = self.core.sync() {
+            tracing::warn!(%error, "the store cannot be synced before it is handed over");
+        }
+        self.handing_over.store(true, Ordering::Release);
+    }
+
     fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         if let Err(error) = self.stopped.ring() {
@@ -192,8 +204,8 @@ impl Connections {
         lock(&self.open).len()
     }
 
-    /// Lets every thread finish what it does, and waits for them; false when that took too long.
-    fn finish(&self) -> bool {
+    /// Lets every thread finish what it does, and waits for them; false when that took longer than `limit`.
+    fn finish(&self, limit: Duration) -> bool {
         let open = lock(&self.open);
         for stream in open.values() {
             // Answers still go out. An error says that the peer is gone already.
@@ -201,7 +213,7 @@ impl Connections {
                 tracing::debug!(%error, "a connection was closed already");
             }
         }
-        let waited = self.changed.wait_timeout_while(open, STOP_MAX, |open| !open.is_empty());
+        let waited = self.changed.wait_timeout_while(open, limit, |open| !open.is_empty());
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
@@ -301,6 +313,7 @@ impl Server {
             connections: Connections::default(),
             connections_max: connections_max(),
             stopping: AtomicBool::new(false),
+            handing_over: AtomicBool::new(false),
             stopped,
             config,
         });
@@ -318,7 +331,8 @@ impl Server {
         tracing::info!("stopping");
         // First, so that nobody connects to a daemon that does not answer.
         drop(listener);
-        let finished = daemon.connections.finish();
+        let limit = if daemon.handing_over.load(Ordering::Acquire) { HAND_OVER_MAX } else { STOP_MAX };
+        let finished = daemon.connections.finish(limit);
         // While the store is locked: the next daemon's counters have the same name.
         remove_counters(&daemon.stats);
         let ended = if finished {
@@ -329,7 +343,7 @@ impl Server {
         } else {
             // A request must not find the store closed under it: its program would see an error. Left as it is, it
             // runs again at the next daemon, as after a crash.
-            tracing::warn!("calls or requests still run after {} s; not waiting for them", STOP_MAX.as_secs());
+            tracing::warn!("calls or requests still run after {limit:?}; not waiting for them");
             daemon.store.sync()
         };
         let store = daemon.config.paths.store.clone();

@@ -4,7 +4,7 @@ use super::{ServeError, Server};
 use crate::config::{Args, Config, ConfigError};
 use crate::failure::fail_doing;
 use crate::fsck::{self, FsckError};
-use crate::store::StoreError;
+use crate::store::{FORMAT, StoreError};
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -12,6 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
 use shm_transport::control::ErrorCode;
 use shm_transport::control::service::Service;
+use shm_transport::control::versions::Versions;
 use shm_transport::mem::fds;
 use std::fs::File;
 use std::io::{self, Write};
@@ -31,6 +32,8 @@ enum Failed {
     Service(io::Error),
     #[error("cannot check the store: {0}")]
     Contents(io::Error),
+    #[error("cannot print: {0}")]
+    Print(io::Error),
     #[error("cannot watch for signals: {0}")]
     Signals(nix::errno::Errno),
     #[error(transparent)]
@@ -42,7 +45,7 @@ impl Failed {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Log { .. } | Self::ReadyFd { .. } => 2,
-            Self::Signals(_) | Self::Service(_) | Self::Contents(_) => 71,
+            Self::Signals(_) | Self::Service(_) | Self::Contents(_) | Self::Print(_) => 71,
             Self::Serve(error) => of_serve(error),
         }
     }
@@ -89,7 +92,13 @@ pub fn main() -> ExitCode {
             return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::FAILURE };
         }
     };
-    let done = if args.check { check(&args) } else { run(&args) };
+    let done = if args.versions {
+        versions()
+    } else if args.check {
+        check(&args)
+    } else {
+        run(&args)
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {
@@ -101,6 +110,12 @@ pub fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// Prints what this build speaks and stores, for who may start it in the place of another.
+fn versions() -> Result<(), Failed> {
+    let text = serde_json::to_string(&Versions::current(Some(FORMAT))).map_err(|e| Failed::Print(e.into()))?;
+    writeln!(io::stdout(), "{text}").map_err(Failed::Print)
 }
 
 /// Checks the store and prints what was found: one document, for programs. What was found decides nothing here.

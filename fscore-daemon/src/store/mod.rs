@@ -43,6 +43,9 @@ pub use lock::Claim;
 pub use log_store::{LogStore, Opened, Options};
 pub use mem::MemStore;
 
+/// Format of the stores that this build reads and writes.
+pub const FORMAT: u32 = format::VERSION;
+
 /// Why the store cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -2,6 +2,7 @@
 
 use super::child::Keeper;
 use super::ending::give_back;
+use super::program::Program;
 use super::state::Shared;
 use crate::serve;
 use nix::errno::Errno;
@@ -14,7 +15,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,8 @@ pub(super) struct DaemonChild {
     pub(super) served: u64,
     /// How the last one ended.
     pub(super) last_end: Option<String>,
-    executable: PathBuf,
+    /// What is started.
+    pub(super) program: Program,
 }
 
 impl DaemonChild {
@@ -55,7 +57,7 @@ impl DaemonChild {
             replaced: false,
             served: 0,
             last_end: None,
-            executable: serve::sibling(own, "agentfsd"),
+            program: Program::at(&serve::sibling(own, "agentfsd")),
         }
     }
 
@@ -64,7 +66,7 @@ impl DaemonChild {
         match self.spawn(paths, allow_base, shared, now) {
             Ok(pid) => tracing::info!(pid, "started the daemon"),
             Err(error) => {
-                let executable = self.executable.display();
+                let executable = self.program.path().display();
                 tracing::error!(%error, %executable, "the daemon cannot be started");
                 self.last_end = Some(format!("{executable} cannot be started: {error}"));
                 self.keeper.again(now);
@@ -78,7 +80,7 @@ impl DaemonChild {
         let (ready, told) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         // The one descriptor that the daemon inherits by number.
         fcntl(&told, FcntlArg::F_SETFD(FdFlag::empty()))?;
-        let mut command = Command::new(&self.executable);
+        let mut command = self.program.command();
         command.arg("--store").arg(&paths.store).arg("--socket").arg(&paths.socket);
         for base in allow_base {
             command.arg("--allow-base").arg(base);

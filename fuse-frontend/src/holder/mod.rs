@@ -10,8 +10,10 @@ mod daemon;
 mod ending;
 mod logs;
 mod mounts;
+mod program;
 mod server;
 mod state;
+mod upgrade;
 
 #[cfg(test)]
 mod tests;

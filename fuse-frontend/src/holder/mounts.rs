@@ -1,6 +1,7 @@
 //! A mount and its frontend.
 
 use super::child::{EARLY_DEATHS_MAX, Keeper};
+use super::program::Program;
 use crate::feature;
 use crate::serve::{self, Hello};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -11,7 +12,7 @@ use shm_transport::control::line::LineStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::time::Instant;
 
 /// A mount that is held. While these descriptors live, so does the mount.
@@ -23,6 +24,8 @@ pub(super) struct Mount {
     pub(super) keeper: Keeper,
     /// A frontend has attached it to the daemon once.
     pub(super) serving: bool,
+    /// Its frontend was told to end so that another one starts.
+    pub(super) replaced: bool,
     /// It goes with the frontend that it has.
     pub(super) given_up: bool,
     /// Features of the kernel that it does without.
@@ -50,6 +53,7 @@ impl Mount {
             session,
             keeper: Keeper::new(now),
             serving: false,
+            replaced: false,
             given_up: false,
             without,
             last_end: String::new(),
@@ -59,12 +63,12 @@ impl Mount {
     /// Starts a frontend. The caller holds the lock under which all children are started.
     pub(super) fn start(
         &mut self,
-        own: &Path,
+        program: &Program,
         store: &Path,
         socket: &Path,
         now: Instant,
     ) -> Result<LineStream, Failure> {
-        let started = self.spawn(own, store, socket, now);
+        let started = self.spawn(program, store, socket, now);
         match &started {
             Ok(_) => tracing::info!(pid = self.keeper.pid(), session = %self.name.session, "started a frontend"),
             Err(failure) => {
@@ -75,14 +79,14 @@ impl Mount {
         started
     }
 
-    fn spawn(&mut self, own: &Path, store: &Path, socket: &Path, now: Instant) -> Result<LineStream, Failure> {
+    fn spawn(&mut self, program: &Program, store: &Path, socket: &Path, now: Instant) -> Result<LineStream, Failure> {
         let failed = |e: std::io::Error| Failure {
             code: shm_transport::control::ErrorCode::Internal,
-            message: format!("the frontend {} cannot be started: {e}", own.display()),
+            message: format!("the frontend {} cannot be started: {e}", program.path().display()),
             hint: None,
         };
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        let mut command = Command::new(own);
+        let mut command = program.command();
         // All but --serve is for people who look at the process list: the truth comes over the socket.
         command.arg("--serve").arg("--store").arg(store).arg("--socket").arg(socket);
         command.arg(format!("--branch={}", self.name.branch)).arg("--mountpoint").arg(&self.name.mountpoint);
@@ -116,6 +120,11 @@ impl Mount {
         if !self.serving {
             // Whoever waits for the mount starts another frontend, or gives it up.
             tracing::warn!(%session, %status, "the frontend of a new mount ended before it served");
+            return Fate::Adopt;
+        }
+        if std::mem::take(&mut self.replaced) {
+            tracing::info!(%session, %status, "a frontend ended to make place");
+            self.keeper.at_once(now);
             return Fate::Adopt;
         }
         self.keeper.again(now);

@@ -140,6 +140,7 @@ fn answer(line: Line, shared: &Shared) -> (Answer, bool) {
         Command::AwaitDaemon { timeout_ms } => (data(shared.await_daemon(Duration::from_millis(timeout_ms))), false),
         Command::Mounts => (data(Ok(shared.mounts())), false),
         Command::AllowBase { path } => (data(shared.allow_base(&path)), false),
+        Command::Upgrade => (data(shared.upgrade()), false),
         Command::Stop { force } => {
             let stopped = shared.stop(force);
             let stops = stopped.is_ok();

@@ -5,6 +5,7 @@ use super::child::EARLY_DEATHS_MAX;
 use super::daemon::{DaemonChild, log_tail};
 use super::logs::{LOG_CHECK, LOG_MAX, bound};
 use super::mounts::{Fate, Mount};
+use super::program::Program;
 use crate::reconnect::detach;
 use crate::serve;
 use nix::sys::signal::Signal;
@@ -33,7 +34,7 @@ const FIRST_TRIES: usize = 3;
 const READY_MAX: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
-struct Stop {
+pub(super) struct Stop {
     /// When the daemon is killed if it still runs.
     deadline: Instant,
     /// Clients that shall be answered before the holder ends.
@@ -43,11 +44,13 @@ struct Stop {
 }
 
 #[derive(Debug)]
-struct State {
-    config: HoldConfig,
-    daemon: DaemonChild,
-    mounts: BTreeMap<u64, Mount>,
-    stop: Option<Stop>,
+pub(super) struct State {
+    pub(super) config: HoldConfig,
+    pub(super) daemon: DaemonChild,
+    /// What frontends are started from.
+    pub(super) frontend: Program,
+    pub(super) mounts: BTreeMap<u64, Mount>,
+    pub(super) stop: Option<Stop>,
     /// When the logs are looked at next.
     logs_due: Instant,
 }
@@ -58,10 +61,13 @@ pub(super) struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     wake: UnixStream,
-    own: PathBuf,
+    /// The name of our own program.
+    pub(super) own: PathBuf,
+    /// Held while an upgrade is under way.
+    pub(super) upgrading: Mutex<()>,
 }
 
-fn refusal(code: ErrorCode, message: impl Into<String>, hint: Option<&str>) -> Failure {
+pub(super) fn refusal(code: ErrorCode, message: impl Into<String>, hint: Option<&str>) -> Failure {
     Failure { code, message: message.into(), hint: hint.map(Into::into) }
 }
 
@@ -70,16 +76,17 @@ impl Shared {
     pub(super) fn new(config: HoldConfig, managed: bool, wake: UnixStream) -> Self {
         let own = serve::own_executable();
         let daemon = DaemonChild::new(&own, managed, Instant::now());
-        let state = State { config, daemon, mounts: BTreeMap::new(), stop: None, logs_due: Instant::now() };
-        Self { state: Mutex::new(state), changed: Condvar::new(), wake, own }
+        let frontend = Program::own(&own);
+        let state = State { config, daemon, frontend, mounts: BTreeMap::new(), stop: None, logs_due: Instant::now() };
+        Self { state: Mutex::new(state), changed: Condvar::new(), wake, own, upgrading: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for a change, at most until `deadline`; `None` when that has passed.
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, deadline: Instant) -> Option<MutexGuard<'a, State>> {
+    pub(super) fn wait<'a>(&self, state: MutexGuard<'a, State>, deadline: Instant) -> Option<MutexGuard<'a, State>> {
         let left = deadline.checked_duration_since(Instant::now())?;
         Some(self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0)
     }
@@ -90,7 +97,7 @@ impl Shared {
     }
 
     /// Wakes the tending thread. A full socket wakes it anyway.
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         (&self.wake).write_all(&[0]).ok();
     }
 
@@ -154,7 +161,7 @@ impl Shared {
     }
 
     fn start_due(self: &Arc<Self>, state: &mut State, now: Instant) {
-        let paths = &state.config.paths;
+        let (paths, program) = (&state.config.paths, &state.frontend);
         if state.daemon.keeper.is_due(now) {
             state.daemon.start(paths, &state.config.allow_base, self, now);
         }
@@ -173,7 +180,7 @@ impl Shared {
                 return false;
             }
             // Nobody waits for the answer of a frontend that takes over; its log tells.
-            drop(mount.start(&self.own, &paths.store, &paths.socket, now));
+            drop(mount.start(program, &paths.store, &paths.socket, now));
             true
         });
     }
@@ -210,7 +217,12 @@ impl Shared {
     }
 
     /// Waits until more than `served` daemons have been ready, the last one of them being alive.
-    fn await_ready(&self, mut state: MutexGuard<'_, State>, served: u64, timeout: Duration) -> Result<Pong, Failure> {
+    pub(super) fn await_ready(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        served: u64,
+        timeout: Duration,
+    ) -> Result<Pong, Failure> {
         if state.daemon.managed {
             // Who connects to it waits for it, or is told that it does not run.
             return Ok(Self::pong_of(&state));
@@ -293,9 +305,9 @@ impl Shared {
             while state.mounts.get(&key).is_some_and(|mount| mount.keeper.pid().is_some()) {
                 state = self.wait(state, deadline).ok_or_else(|| does_not_serve("it cannot be ended"))?;
             }
-            let State { config, mounts, .. } = &mut *state;
+            let State { config, mounts, frontend, .. } = &mut *state;
             let mount = mounts.get_mut(&key).ok_or_else(unmounted_at_once)?;
-            let answers = mount.start(&self.own, &config.paths.store, &config.paths.socket, Instant::now())?;
+            let answers = mount.start(frontend, &config.paths.store, &config.paths.socket, Instant::now())?;
             drop(state);
             match first_word(answers) {
                 Heard::Serves => return Ok(()),

@@ -28,6 +28,11 @@ impl Forgetting {
         self.nodes.len() >= FORGET_MAX || self.since.is_some_and(|since| now.duration_since(since) >= DELAY)
     }
 
+    /// Has the daemon told at once.
+    pub(super) fn hurry(&mut self) {
+        self.since = self.since.map(|since| since.checked_sub(DELAY).unwrap_or(since));
+    }
+
     /// How long until the daemon should be told.
     pub(super) fn due_in(&self, now: Instant) -> Option<Duration> {
         self.since.map(|since| DELAY.saturating_sub(now.duration_since(since)))

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 const KERNEL: u64 = 0;
 const DOORBELL: u64 = 1;
 const CONNECTION: u64 = 2;
+const END: u64 = 3;
 
 /// The epoll instance and what it watches.
 #[derive(Debug)]
@@ -26,6 +27,11 @@ impl Waiter {
         epoll.add(kernel.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, KERNEL))?;
         epoll.add(doorbell, EpollEvent::new(EpollFlags::EPOLLIN, DOORBELL))?;
         Ok(Self { epoll, watches_requests: true })
+    }
+
+    /// Who asks us to end wakes us.
+    pub(super) fn watch_for_the_end(&self, asked: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(self.epoll.add(asked, EpollEvent::new(EpollFlags::EPOLLIN, END))?)
     }
 
     /// While no slot is free, requests stay with the kernel and must not keep us awake.
@@ -49,7 +55,7 @@ fn timeout(after: Option<Duration>) -> EpollTimeout {
 impl<D: Daemon> Session<D> {
     /// Sleeps until there is something to do.
     pub(super) fn wait(&mut self) -> io::Result<Life> {
-        if self.more_replies || self.must_ask_again() || (self.readable && self.has_room()) {
+        if self.more_replies || self.must_ask_again() || (self.readable && self.may_take()) {
             return Ok(Life::Goes);
         }
         // Without a daemon no reply comes, and a ring that it broke would never let us sleep.
@@ -57,11 +63,11 @@ impl<D: Daemon> Session<D> {
             return Ok(Life::Goes);
         }
         let room = self.has_room();
-        self.waiter.watch_requests(&self.kernel, room)?;
+        self.waiter.watch_requests(&self.kernel, room && !self.leaving.is_begun())?;
         let now = Instant::now();
         let forgets =
             if self.daemon.connected() && room && self.may_submit() { self.forgetting.due_in(now) } else { None };
-        let after = [self.daemon.retry_in(), forgets].into_iter().flatten().min();
+        let after = [self.daemon.retry_in(), forgets, self.leave_in(now)].into_iter().flatten().min();
         let mut events = [EpollEvent::empty(); 4];
         let count = match self.waiter.epoll.wait(&mut events, timeout(after)) {
             Ok(count) => count,
@@ -73,6 +79,7 @@ impl<D: Daemon> Session<D> {
                 KERNEL if event.events().contains(EpollFlags::EPOLLERR) => return Ok(Life::Ended),
                 KERNEL => self.readable = true,
                 DOORBELL => self.daemon.transport().disarm(),
+                END => self.begin_to_leave(),
                 _ => self.hung_up(),
             }
         }

@@ -4,6 +4,7 @@
 use crate::treefs::TreeFs;
 use shm_transport::control::holder::Client;
 use shm_transport::control::line::LineStream;
+use shm_transport::control::versions::Versions;
 use shm_transport::control::{Answer, Attached, Call, Command as Ask, ErrorCode, Failure};
 use shm_transport::{DaemonEnd, Handler, frontend, handshake};
 use std::fs;
@@ -84,7 +85,11 @@ impl Fake {
                     self.detaches.fetch_add(1, Ordering::SeqCst);
                     lines.write(&ok(serde_json::Value::Null)).ok();
                 }
-                Ask::Shutdown => {
+                Ask::Status => {
+                    let message = "the test has no state".into();
+                    lines.write(&Answer::Error(Failure { code: ErrorCode::Internal, message, hint: None })).ok();
+                }
+                Ask::Shutdown | Ask::HandOver => {
                     let pid = self.stand_in.load(Ordering::SeqCst);
                     assert!(pid > 0, "nobody is to be shut down");
                     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -160,7 +165,9 @@ impl World {
         };
         install(Path::new(env!("CARGO_BIN_EXE_agentfs-fuse")), "agentfs-fuse");
         // The holder's child: locks the store and says that it serves, as the test does in its place.
+        let versions = serde_json::to_string(&Versions::current(Some(1))).unwrap();
         let script = "#!/bin/sh
+[ \"$1\" = --versions ] && echo 'VERSIONS' && exit 0
 for a; do
   [ \"$p\" = --store ] && store=$a
   [ \"$p\" = --ready-fd ] && ready=$a
@@ -171,7 +178,7 @@ echo ready > /proc/self/fd/$ready
 exec sleep 600
 ";
         let source = dir.path().join("agentfsd.sh");
-        fs::write(&source, script).unwrap();
+        fs::write(&source, script.replace("VERSIONS", &versions)).unwrap();
         install(&source, "agentfsd");
         fs::create_dir(dir.path().join("mnt")).unwrap();
         fs::create_dir_all(dir.path().join("store/log")).unwrap();

@@ -5,7 +5,7 @@ mod logs;
 
 pub use client::{Change, Changes};
 
-use crate::bins::Bins;
+use crate::bins::{Bins, NEEDED};
 use crate::run::{Output, Running, WORLD_DIR, run};
 use crate::watchdog::Watchdog;
 use crate::{mounts, procs};
@@ -90,6 +90,15 @@ impl World {
             leaks_allowed: Cell::new(false),
             _temp: temp,
         })
+    }
+
+    /// The same with an installation of its own, whose programs the test may replace.
+    #[track_caller]
+    pub fn start_installed(name: &str) -> Option<Self> {
+        let mut world = Self::start(name)?;
+        let built: Vec<PathBuf> = NEEDED.iter().map(|name| world.bins.path(name)).collect();
+        world.bins = Bins::in_dir(world.public_copies(&built.iter().map(PathBuf::as_path).collect::<Vec<_>>()));
+        Some(world)
     }
 
     /// Gives the test this long from now.

@@ -119,6 +119,11 @@ impl Client {
         self.call(Command::Shutdown).map(drop)
     }
 
+    /// [`Command::HandOver`].
+    pub fn hand_over(&mut self) -> Result<(), ClientError> {
+        self.call(Command::HandOver).map(drop)
+    }
+
     /// [`Command::BranchCreate`].
     pub fn branch_create(&mut self, command: Command) -> Result<BranchInfo, ClientError> {
         self.ask(command)

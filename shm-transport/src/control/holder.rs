@@ -59,6 +59,9 @@ pub enum Command {
         /// The directory, absolute.
         path: PathBuf,
     },
+    /// Replace the daemon and the frontends by the programs that are on the disk now, one after the other. Refused with
+    /// [`ErrorCode::Version`], and nothing is changed, if these do not fit. Data: [`Upgraded`].
+    Upgrade,
     /// Stop the daemon and the holder. Data: null.
     Stop {
         /// Even while mounts live; programs on them then see `ENOTCONN`.
@@ -103,6 +106,26 @@ pub struct Pong {
     pub allow_base: Vec<PathBuf>,
     /// Mounts held now.
     pub mounts: u64,
+}
+
+/// What an upgrade replaced.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// Release of the programs that serve now.
+    pub release: String,
+    /// Process id of the new daemon; none where a service manager keeps the daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daemon_pid: Option<i32>,
+    /// From the moment when the old daemon was told until the new one served, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daemon_ms: Option<u64>,
+    /// Frontends that were replaced.
+    pub frontends: u64,
+    /// The longest time from the end of one until its successor was attached, in milliseconds.
+    pub frontend_ms_max: u64,
+    /// Mounts whose frontend still has requests under way that cannot be taken over: it is replaced when they are done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub later: Vec<PathBuf>,
 }
 
 /// A mount that is held.
@@ -200,6 +223,11 @@ impl Client {
     /// Lets bases lie below `path`, too; returns when the daemon serves again.
     pub fn allow_base(&mut self, path: &Path) -> Result<Pong, Failure> {
         self.call(Command::AllowBase { path: path.to_owned() }, &[])
+    }
+
+    /// Replaces daemon and frontends by the programs on the disk.
+    pub fn upgrade(&mut self) -> Result<Upgraded, Failure> {
+        self.call(Command::Upgrade, &[])
     }
 
     /// Stops the daemon and the holder.

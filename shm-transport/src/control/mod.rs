@@ -14,6 +14,7 @@ pub mod line;
 pub mod paths;
 mod plan;
 pub mod service;
+pub mod versions;
 
 pub use fsck::{FsckFinding, FsckReport, FsckSeverity};
 pub use plan::{PlanBody, PlanMeta, PlanObject, PlanStep, PlanWas};
@@ -21,6 +22,7 @@ pub use plan::{PlanBody, PlanMeta, PlanObject, PlanStep, PlanWas};
 use crate::wire::SessionId;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use versions::Versions;
 
 /// Version of this protocol. A server refuses another one with [`ErrorCode::Version`].
 pub const VERSION: u32 = 1;
@@ -45,6 +47,9 @@ pub enum Command {
     Status,
     /// Stop cleanly after running requests are done. Data: null.
     Shutdown,
+    /// The same for a successor that waits: what is acknowledged is made durable before anything stops, and requests
+    /// that run for long are left to the successor. Data: null.
+    HandOver,
     /// Make a branch. Data: [`BranchInfo`].
     BranchCreate {
         /// Its name.
@@ -252,6 +257,9 @@ pub struct Status {
     /// What the daemon confined itself to.
     #[serde(default)]
     pub sandbox: Sandbox,
+    /// What this build speaks and stores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub versions: Option<Versions>,
 }
 
 /// Whether a daemon has given up what it does not need.
