@@ -79,7 +79,7 @@ fn a_broken_disk_is_told_and_sticks() {
     daemon.make("b");
     let mut frontend = Frontend::new(1);
     frontend.attach(&daemon, "b").unwrap();
-    let create = |name: &str| Op::Create { name: name.into(), mode: 0o600, flags: 0 };
+    let create = |name: &str| Op::Create { name: name.into(), mode: 0o600, flags: 0, umask: 0 };
     let mut made = |name: &str| match ask(&mut frontend, NodeId::ROOT, create(name), 0) {
         Reply::Created(entry, _) => entry.node,
         other => panic!("{other:?}"),
@@ -122,7 +122,7 @@ fn the_check_of_a_store_from_outside() {
     daemon.make("b");
     let mut frontend = Frontend::new(1);
     frontend.attach(&daemon, "b").unwrap();
-    let made = ask(&mut frontend, NodeId::ROOT, Op::Create { name: "f".into(), mode: 0o600, flags: 0 }, 0);
+    let made = ask(&mut frontend, NodeId::ROOT, Op::Create { name: "f".into(), mode: 0o600, flags: 0, umask: 0 }, 0);
     let Reply::Created(entry, _) = made else { panic!("{made:?}") };
     let write = Op::Write { fh: 0, offset: 0, kill_suidgid: false };
     assert!(matches!(ask(&mut frontend, entry.node, write, 100), Reply::Written { .. }));
@@ -169,7 +169,8 @@ fn every_changed_byte_is_found_or_harmless() {
     let mut frontend = Frontend::new(1);
     frontend.attach(&daemon, "b").unwrap();
     for name in ["one", "two"] {
-        let made = ask(&mut frontend, NodeId::ROOT, Op::Create { name: name.into(), mode: 0o600, flags: 0 }, 0);
+        let made =
+            ask(&mut frontend, NodeId::ROOT, Op::Create { name: name.into(), mode: 0o600, flags: 0, umask: 0 }, 0);
         let Reply::Created(entry, _) = made else { panic!("{made:?}") };
         let write = Op::Write { fh: 0, offset: 0, kill_suidgid: false };
         assert!(matches!(ask(&mut frontend, entry.node, write, 10), Reply::Written { .. }));

@@ -254,7 +254,7 @@ fn a_frontend_that_lies_in_every_field_ends_its_own_connection_at_most() {
                 }
                 1 => {
                     let name = format!("{}", dice.below(9)).into_bytes();
-                    liar.submit(NodeId::ROOT, Op::Mkdir { name, mode: 0o755 }, 0);
+                    liar.submit(NodeId::ROOT, Op::Mkdir { name, mode: 0o755, umask: 0 }, 0);
                 }
                 2 => {
                     liar.submit(NodeId::ROOT, Op::Forget { count: dice.below(4096) as u32 }, 1 << 20);

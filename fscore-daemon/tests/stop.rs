@@ -27,7 +27,7 @@ fn work(daemon: &Daemon, session: u64, over: &AtomicBool) -> u64 {
     while !over.load(Relaxed) {
         let name = format!("{answered}").into_bytes();
         let mut under_way = 0;
-        for op in [Op::Mkdir { name, mode: 0o755 }, Op::GetAttr, Op::SyncFs, Op::StatFs] {
+        for op in [Op::Mkdir { name, mode: 0o755, umask: 0 }, Op::GetAttr, Op::SyncFs, Op::StatFs] {
             under_way += u64::from(frontend.submit(NodeId::ROOT, op, 0));
         }
         for _ in 0..under_way {

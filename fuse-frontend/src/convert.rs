@@ -14,6 +14,8 @@ mod tests;
 
 /// Permission bits, set-id bits and the sticky bit of a mode.
 const MODE_BITS: u32 = 0o7777;
+/// What a umask can take away.
+const UMASK_BITS: u32 = 0o777;
 const NS_PER_S: u32 = 1_000_000_000;
 
 /// What to do with an operation.
@@ -69,23 +71,31 @@ pub(crate) fn plan<'a>(header: &Header, operation: &Operation<'a>) -> Plan<'a> {
         Operation::Other(opcode) => Err(unsupported(opcode)),
         Operation::Lookup { name } => with(name, Expect::Lookup, |name| Op::Lookup { name }),
         Operation::GetAttr => plain(Op::GetAttr, Expect::Attr),
+        Operation::Statx => plain(Op::Statx, Expect::Statx),
         Operation::SetAttr(arg) => set_attr(&arg).and_then(|change| plain(Op::SetAttr(change), Expect::Attr)),
         Operation::ReadLink => plain(Op::ReadLink, Expect::Data { max: SYMLINK_MAX as u32 }),
         Operation::Symlink { name, target } => symlink(name, target),
-        Operation::Mknod { arg, name } => {
-            with(name, Expect::Entry, |name| Op::Mknod { name, mode: arg.mode, rdev: arg.rdev })
-        }
-        Operation::Mkdir { arg, name } => {
-            with(name, Expect::Entry, |name| Op::Mkdir { name, mode: arg.mode & MODE_BITS })
-        }
+        Operation::Mknod { arg, name } => with(name, Expect::Entry, |name| Op::Mknod {
+            name,
+            mode: arg.mode,
+            rdev: arg.rdev,
+            umask: arg.umask & UMASK_BITS,
+        }),
+        Operation::Mkdir { arg, name } => with(name, Expect::Entry, |name| Op::Mkdir {
+            name,
+            mode: arg.mode & MODE_BITS,
+            umask: arg.umask & UMASK_BITS,
+        }),
         Operation::Create { arg, name } => with(name, Expect::Created { flags: arg.flags }, |name| Op::Create {
             name,
             mode: arg.mode & MODE_BITS,
             flags: arg.flags,
+            umask: arg.umask & UMASK_BITS,
         }),
-        Operation::Tmpfile(arg) => {
-            plain(Op::Tmpfile { mode: arg.mode & MODE_BITS, flags: arg.flags }, Expect::Created { flags: arg.flags })
-        }
+        Operation::Tmpfile(arg) => plain(
+            Op::Tmpfile { mode: arg.mode & MODE_BITS, flags: arg.flags, umask: arg.umask & UMASK_BITS },
+            Expect::Created { flags: arg.flags },
+        ),
         Operation::Unlink { name } => with(name, Expect::Nothing, |name| Op::Unlink { name }),
         Operation::Rmdir { name } => with(name, Expect::Nothing, |name| Op::Rmdir { name }),
         Operation::Rename { new_parent, flags, name, new_name } => rename(new_parent, flags, name, new_name),
@@ -108,7 +118,7 @@ pub(crate) fn plan<'a>(header: &Header, operation: &Operation<'a>) -> Plan<'a> {
         Operation::Fsync(arg) => plain(Op::Fsync { fh: arg.fh, datasync: datasync(&arg) }, Expect::Nothing),
         Operation::FsyncDir(arg) => plain(Op::FsyncDir { datasync: datasync(&arg) }, Expect::Nothing),
         Operation::SyncFs => plain(Op::SyncFs, Expect::Nothing),
-        Operation::SetXattr { arg, name, value } => set_xattr(arg.flags, name, value),
+        Operation::SetXattr { arg, acl_kill_sgid, name, value } => set_xattr(arg.flags, acl_kill_sgid, name, value),
         Operation::GetXattr { arg, name } => xattr_name(name).and_then(|name| {
             let size = arg.size.min(XATTR_SIZE_MAX as u32);
             plain(Op::GetXattr { name, size }, Expect::Xattr { size })
@@ -176,11 +186,11 @@ fn rename(new_parent: u64, flags: u32, name: &[u8], new_name: &[u8]) -> Asked<'s
     plain(Op::Rename { name, new_parent: NodeId(new_parent), new_name, flags }, Expect::Nothing)
 }
 
-fn set_xattr<'a>(flags: u32, name: &[u8], value: &'a [u8]) -> Asked<'a> {
+fn set_xattr<'a>(flags: u32, clear_setgid: bool, name: &[u8], value: &'a [u8]) -> Asked<'a> {
     if value.len() > XATTR_SIZE_MAX {
         return Err(Errno::E2BIG);
     }
-    Ok((Op::SetXattr { name: xattr_name(name)?, flags }, PayloadIn::Bytes(value), Expect::Nothing))
+    Ok((Op::SetXattr { name: xattr_name(name)?, flags, clear_setgid }, PayloadIn::Bytes(value), Expect::Nothing))
 }
 
 fn write(arg: &WriteIn) -> Asked<'static> {
@@ -280,6 +290,7 @@ pub(crate) fn expected(request: &Request) -> Expect {
     match &request.op {
         Op::Lookup { .. } => Expect::Lookup,
         Op::GetAttr | Op::SetAttr(_) => Expect::Attr,
+        Op::Statx => Expect::Statx,
         Op::ReadLink => Expect::Data { max: SYMLINK_MAX as u32 },
         Op::Symlink { .. } | Op::Mknod { .. } | Op::Mkdir { .. } | Op::Link { .. } => Expect::Entry,
         Op::Create { flags, .. } | Op::Tmpfile { flags, .. } => Expect::Created { flags: *flags },

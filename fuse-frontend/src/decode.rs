@@ -3,10 +3,11 @@
 
 use crate::abi::input::{
     BatchForgetIn, CopyFileRangeIn, CreateIn, FallocateIn, ForgetIn, ForgetOne, FsyncIn, GetXattrIn, InHeader, IoctlIn,
-    LinkIn, LseekIn, MkdirIn, MknodIn, OpenIn, ReadIn, ReleaseIn, Rename2In, RenameIn, SetAttrIn, SetXattrIn, WriteIn,
+    LinkIn, LseekIn, MkdirIn, MknodIn, OpenIn, ReadIn, ReleaseIn, Rename2In, RenameIn, SetAttrIn, SetXattrIn, StatxIn,
+    WriteIn,
 };
 use crate::abi::opcode::Opcode;
-use crate::abi::{HEAD, UNIQUE_RESEND};
+use crate::abi::{HEAD, SETXATTR_ACL_KILL_SGID, UNIQUE_RESEND};
 use shm_transport::wire::{Caller, NodeId, RequestId};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -105,6 +106,7 @@ pub(crate) enum Operation<'a> {
     Forget(ForgetIn),
     BatchForget(Forgets<'a>),
     GetAttr,
+    Statx,
     SetAttr(SetAttrIn),
     ReadLink,
     Symlink {
@@ -156,6 +158,8 @@ pub(crate) enum Operation<'a> {
     SyncFs,
     SetXattr {
         arg: SetXattrIn,
+        /// `FUSE_SETXATTR_ACL_KILL_SGID`.
+        acl_kill_sgid: bool,
         name: &'a [u8],
         value: &'a [u8],
     },
@@ -230,6 +234,18 @@ impl<'a> Args<'a> {
         self.rest.get(..said as usize).ok_or(DecodeError::Count { opcode: self.opcode, said: said.into(), there })
     }
 
+    /// The flags that stand before the name where `FUSE_SETXATTR_EXT` was settled, told by themselves: no name of an
+    /// attribute begins with NUL, or with 1 and NULs.
+    fn set_xattr_ext(&mut self) -> bool {
+        match self.rest.split_first_chunk::<8>() {
+            Some(([flags @ 0..=1, 0, 0, 0, 0, 0, 0, 0], rest)) => {
+                self.rest = rest;
+                u32::from(*flags) & SETXATTR_ACL_KILL_SGID != 0
+            }
+            _ => false,
+        }
+    }
+
     fn forgets(&mut self) -> Result<Forgets<'a>, DecodeError> {
         let said: BatchForgetIn = self.fixed()?;
         let len = (said.count as usize).saturating_mul(size_of::<ForgetOne>());
@@ -260,6 +276,10 @@ pub(crate) fn arguments(opcode: Opcode, body: &[u8]) -> Result<Operation<'_>, De
         Opcode::FORGET => Operation::Forget(args.fixed()?),
         Opcode::BATCH_FORGET => Operation::BatchForget(args.forgets()?),
         Opcode::GETATTR => Operation::GetAttr,
+        Opcode::STATX => {
+            let _: StatxIn = args.fixed()?;
+            Operation::Statx
+        }
         Opcode::SETATTR => Operation::SetAttr(args.fixed()?),
         Opcode::READLINK => Operation::ReadLink,
         Opcode::SYMLINK => Operation::Symlink { name: args.name()?, target: args.name()? },
@@ -290,7 +310,8 @@ pub(crate) fn arguments(opcode: Opcode, body: &[u8]) -> Result<Operation<'_>, De
         Opcode::SYNCFS => Operation::SyncFs,
         Opcode::SETXATTR => {
             let arg: SetXattrIn = args.fixed()?;
-            Operation::SetXattr { arg, name: args.name()?, value: args.bytes(arg.size)? }
+            let acl_kill_sgid = args.set_xattr_ext();
+            Operation::SetXattr { arg, acl_kill_sgid, name: args.name()?, value: args.bytes(arg.size)? }
         }
         Opcode::GETXATTR => Operation::GetXattr { arg: args.fixed()?, name: args.name()? },
         Opcode::LISTXATTR => Operation::ListXattr(args.fixed()?),

@@ -1,7 +1,7 @@
 //! The daemon's replies to the kernel's bytes.
 
 use crate::abi::output::{
-    AttrOut, CreateOut, EntryOut, GetXattrOut, IoctlOut, OffsetOut, OpenOut, OutHeader, StatFsOut, WriteOut,
+    AttrOut, CreateOut, EntryOut, GetXattrOut, IoctlOut, OffsetOut, OpenOut, OutHeader, StatFsOut, StatxOut, WriteOut,
 };
 use shm_transport::wire::{Errno, NodeId, Reply};
 use zerocopy::{Immutable, IntoBytes};
@@ -22,6 +22,8 @@ pub(crate) enum Expect {
     Created { flags: u32 },
     /// Attributes.
     Attr,
+    /// Attributes with the birth time.
+    Statx,
     /// An open file or directory.
     Opened { node: NodeId, flags: u32, dir: bool },
     /// At most so many bytes.
@@ -42,8 +44,8 @@ pub(crate) enum Expect {
     Ioctl { max: u32 },
 }
 
-/// Longest fixed reply: header and `CreateOut`.
-const FIXED_MAX: usize = size_of::<OutHeader>() + size_of::<CreateOut>();
+/// Longest fixed reply: header and `StatxOut`.
+const FIXED_MAX: usize = size_of::<OutHeader>() + size_of::<StatxOut>();
 
 /// A reply without bulk bytes, ready to be written.
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +84,7 @@ impl Fixed {
 
 /// How a reply goes out.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::large_enum_variant, reason = "it lives on the stack, from the daemon's answer to the write")]
 pub(crate) enum Outgoing {
     /// These bytes are all.
     Fixed(Fixed),
@@ -135,6 +138,7 @@ pub(crate) fn reply(unique: u64, expect: Expect, reply: &Reply) -> Option<Outgoi
             Fixed::with(unique, &CreateOut { entry: EntryOut::from(entry), open: OpenOut::from(opened) })
         }
         (Expect::Attr, Reply::Attr { attr, valid_ns }) => Fixed::with(unique, &AttrOut::new(attr, *valid_ns)),
+        (Expect::Statx, Reply::Attr { attr, valid_ns }) => Fixed::with(unique, &StatxOut::new(attr, *valid_ns)),
         (Expect::Opened { .. }, Reply::Opened(opened)) => Fixed::with(unique, &OpenOut::from(opened)),
         (Expect::Written { max }, Reply::Written { size }) if *size <= max => {
             Fixed::with(unique, &WriteOut { size: *size, padding: 0 })

@@ -18,6 +18,11 @@ pub(crate) struct Feature {
     without: &'static str,
 }
 
+/// What POSIX ACLs need: the kernel asks for them and checks by them, leaves the umask to us (a default ACL takes its
+/// place), and tells when setting one strips setgid.
+pub(crate) const ACL: InitFlags =
+    InitFlags::FUSE_POSIX_ACL.union(InitFlags::FUSE_DONT_MASK).union(InitFlags::FUSE_SETXATTR_EXT);
+
 /// Every feature that can be left out. `specs/operations.md` §6.1 lists the same.
 pub(crate) const FEATURES: &[Feature] = &[
     Feature {
@@ -39,6 +44,7 @@ pub(crate) const FEATURES: &[Feature] = &[
         since: "5.2",
         without: "cached file data goes when a file is seen with another size",
     },
+    Feature { name: "posix-acl", flag: ACL, since: "5.13", without: "POSIX ACLs are kept and do not count" },
     Feature {
         name: "cache-symlinks",
         flag: InitFlags::FUSE_CACHE_SYMLINKS,

@@ -20,7 +20,7 @@ mod tests;
 
 /// What we ask the kernel for; what it does not offer is left out. Reasons stand in
 /// `specs/adr/0004-mount-options.md`. Never asked for: WRITEBACK_CACHE, AUTO_INVAL_DATA, POSIX_LOCKS,
-/// FLOCK_LOCKS, NO_OPEN_SUPPORT, NO_OPENDIR_SUPPORT, DONT_MASK, SETXATTR_EXT.
+/// FLOCK_LOCKS, NO_OPEN_SUPPORT, NO_OPENDIR_SUPPORT.
 const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_ATOMIC_O_TRUNC)
     .union(InitFlags::FUSE_BIG_WRITES)
@@ -30,7 +30,8 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_MAX_PAGES)
     .union(InitFlags::FUSE_CACHE_SYMLINKS)
     .union(InitFlags::FUSE_EXPLICIT_INVAL_DATA)
-    .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
+    .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
+    .union(feature::ACL);
 /// Background requests (readahead) the kernel may have under way: three quarters of the slots.
 const BACKGROUND: u16 = 48;
 /// Readahead of the mount, in KiB: one full payload.
@@ -96,7 +97,10 @@ struct Negotiator {
 impl Filesystem for Negotiator {
     fn init(&mut self, _: &fuser::Request, config: &mut KernelConfig) -> io::Result<()> {
         let offered = config.capabilities() - self.without;
-        let flags = WANTED & offered;
+        let mut flags = WANTED & offered;
+        if !flags.contains(feature::ACL) {
+            flags -= feature::ACL;
+        }
         let refused = |what: &str| io::Error::other(format!("the kernel refuses {what}"));
         config.add_capabilities(flags).map_err(|_| refused("flags that it offered"))?;
         config.set_max_write(PAYLOAD_MAX as u32).map_err(|_| refused("writes of 1 MiB"))?;
@@ -148,7 +152,12 @@ pub(crate) fn mount(request: &MountRequest) -> Result<Mounted, Failure> {
     let mountpoint = check_mountpoint(&request.mountpoint)?;
     check_device()?;
     let state = Arc::new(Mutex::new(FuseState::default()));
-    let negotiator = Negotiator { state: Arc::clone(&state), read_only: request.read_only, without: request.without };
+    let mut without = request.without;
+    if !request.default_permissions {
+        // With ACLs the kernel checks every access, asked to or not.
+        without |= feature::ACL;
+    }
+    let negotiator = Negotiator { state: Arc::clone(&state), read_only: request.read_only, without };
     let session = Session::new(negotiator, &mountpoint, &options(request))
         .map_err(|e| refused(&mountpoint, request.allow_other, &e))?;
     let state = *state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
 //! The test suites, for `agentfs-harness list`.
 
 /// Name and promise of each suite under `harness/tests/`.
-pub const SUITES: [(&str, &str); 16] = [
+pub const SUITES: &[(&str, &str)] = &[
     ("basic_ops", "every operation of a file system, and contents from 0 bytes to 1 GiB"),
     ("negative_ops", "every refusal has the errno that POSIX and Linux give it"),
     ("overlay", "a branch over a base: pass-through, copy-up, whiteouts, hard links, inode numbers"),
@@ -20,5 +20,6 @@ pub const SUITES: [(&str, &str); 16] = [
     ("control_door", "the control file of a mount: who may, what is refused, and that commands are carried out once"),
     ("real_input", "git, cargo, npm, SQLite and tar on a branch of a real project"),
     ("bad_input", "a clear error or right behaviour for wrong paths, stores, peers, and a full disk"),
+    ("posix_acl", "POSIX ACLs, umasks, trusted attributes and birth times as on ext4, of a base and of a branch"),
     ("differential", "random operations behave on a branch as on tmpfs"),
 ];

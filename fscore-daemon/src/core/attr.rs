@@ -1,5 +1,6 @@
 //! Attributes: what `stat` tells of an object of a view, and changes to them.
 
+use super::acl;
 use super::base::{BaseStat, attr_of};
 use super::edit::{Edit, body_of};
 use super::error::{FsError, FsResult, io, sys};
@@ -8,6 +9,7 @@ use super::record::{Body, FileBody, ObjectRecord};
 use super::session::{Op, Session};
 use super::state::{Core, lock};
 use super::view::View;
+use super::xattr::set_of;
 use crate::content::Content;
 use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
@@ -199,6 +201,13 @@ impl Session {
         (record.mode, record.uid, record.gid) = owner_and_mode(record, p.set);
         record.ctime = p.set.ctime.unwrap_or(now);
         let record = record.clone();
+        if p.set.mode.is_some() {
+            let mut set = set_of(p.op.view, p.object)?;
+            if let Some(list) = acl::of_set(&set, acl::ACCESS)? {
+                acl::put(&mut set, acl::ACCESS, Some(&list.with_mode(record.mode)));
+                edit.change.xattrs(p.object, &set);
+            }
+        }
         if p.set.size.is_some()
             && let Some(old) = p.own
         {

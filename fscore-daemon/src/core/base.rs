@@ -357,6 +357,15 @@ impl Base {
         }
     }
 
+    /// One extended attribute of a directory.
+    pub fn xattr_of_directory(&self, dir: ObjectId, name: &[u8]) -> FsResult<Option<Vec<u8>>> {
+        let fd = match self.directory(dir) {
+            Err(FsError::Stale | FsError::NotFound | FsError::NotDirectory) => return Ok(None),
+            fd => fd?,
+        };
+        shm_transport::mem::sys::xattr_of_path_fd(fd.as_fd(), name).map_err(io("read an attribute in base"))
+    }
+
     /// Where the base has a directory: parent and name.
     pub fn place_of(&self, dir: ObjectId) -> FsResult<(ObjectId, Vec<u8>)> {
         self.find(dir)?;

@@ -53,6 +53,13 @@ impl Change {
         self.batch.put(keys::xattrs(object, self.epoch), set.encode());
     }
 
+    /// Those that a new object begins with, if any.
+    pub fn first_xattrs(&mut self, object: ObjectId, set: &XattrSet) {
+        if !set.0.is_empty() {
+            self.xattrs(object, set);
+        }
+    }
+
     /// Removes the head's extended attributes of an object that no other epoch knows.
     pub fn drop_xattrs(&mut self, object: ObjectId) {
         self.batch.delete(keys::changed_xattrs(self.epoch, object));

@@ -1,5 +1,6 @@
 //! The one big match: each request to the verb that serves it.
 
+use super::acl;
 use super::error::{FsError, FsResult};
 use super::session::{Op, Session};
 use shm_transport::mem::Payload;
@@ -26,7 +27,7 @@ impl Session {
             wire::Op::Forget { .. } | wire::Op::Flush { .. } => Ok(Reply::Ok),
             wire::Op::Release { flags, .. } => self.release(op.view, object, *flags),
             wire::Op::Lookup { name } => self.lookup(op.view, object, name),
-            wire::Op::GetAttr => self.get_attr(op.view, object),
+            wire::Op::GetAttr | wire::Op::Statx => self.get_attr(op.view, object),
             wire::Op::SetAttr(set) => self.set_attr(op, object, set),
             wire::Op::ReadLink => self.read_link(op.view, object, payload),
             wire::Op::Symlink { name } => {
@@ -36,10 +37,10 @@ impl Session {
                 let target = payload.to_vec(payload_len).ok_or(FsError::Invalid)?;
                 self.symlink(op, object, name, target)
             }
-            wire::Op::Mknod { name, mode, rdev } => self.mknod(op, object, name, *mode, *rdev),
-            wire::Op::Mkdir { name, mode } => self.mkdir(op, object, name, *mode),
-            wire::Op::Create { name, mode, flags } => self.create(op, object, name, *mode, *flags),
-            wire::Op::Tmpfile { mode, .. } => self.tmpfile(op, object, *mode),
+            wire::Op::Mknod { name, mode, rdev, umask } => self.mknod(op, object, name, (*mode, *umask), *rdev),
+            wire::Op::Mkdir { name, mode, umask } => self.mkdir(op, object, name, (*mode, *umask)),
+            wire::Op::Create { name, mode, flags, umask } => self.create(op, object, name, (*mode, *umask), *flags),
+            wire::Op::Tmpfile { mode, umask, .. } => self.tmpfile(op, object, (*mode, *umask)),
             wire::Op::Unlink { name } => self.remove(op, object, name, false),
             wire::Op::Rmdir { name } => self.remove(op, object, name, true),
             wire::Op::Rename { name, new_parent, new_name, flags } => {
@@ -71,14 +72,18 @@ impl Session {
                 Ok(Reply::Ok)
             }
             wire::Op::GetXattr { name, size } => self.get_xattr(op.view, object, name, *size as usize, payload),
-            wire::Op::ListXattr { size } => self.list_xattrs(op.view, object, *size as usize, payload),
-            wire::Op::SetXattr { name, flags } => {
+            wire::Op::ListXattr { size } => self.list_xattrs(op, object, *size as usize, payload),
+            wire::Op::SetXattr { name, flags, clear_setgid } => {
                 if payload_len > wire::limits::XATTR_SIZE_MAX {
                     return Err(FsError::TooBig);
                 }
                 let value = payload.to_vec(payload_len).ok_or(FsError::Invalid)?;
+                if acl::is_acl(name) {
+                    return self.set_acl(op, object, name, &value, *clear_setgid);
+                }
                 self.set_xattr(op, object, name, value, *flags)
             }
+            wire::Op::RemoveXattr { name } if acl::is_acl(name) => self.set_acl(op, object, name, &[], false),
             wire::Op::RemoveXattr { name } => self.remove_xattr(op, object, name),
             wire::Op::StatFs => self.stat_fs(),
             wire::Op::Fallocate { offset, length, mode, .. } => {

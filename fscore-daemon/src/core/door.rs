@@ -71,7 +71,7 @@ impl Session {
         match &request.op {
             Op::Lookup { name } if directory && name == FILE => self.door_entry(view, Part::File).map(Reply::Entry),
             Op::Lookup { .. } if directory => Ok(Reply::Entry(self.negative(view, true))),
-            Op::GetAttr => {
+            Op::GetAttr | Op::Statx => {
                 let entry = self.door_entry(view, part)?;
                 Ok(Reply::Attr { attr: entry.attr, valid_ns: entry.attr_valid_ns })
             }

@@ -2,6 +2,7 @@
 //! ids and no clock of its own; `state.rs` gives the lock order.
 #![forbid(unsafe_code)]
 
+mod acl;
 mod attr;
 pub mod base;
 pub mod change;

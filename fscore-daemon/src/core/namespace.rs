@@ -1,10 +1,11 @@
 //! Names: finding, making, linking and removing them. Renaming has a file of its own.
 
+use super::acl;
 use super::dispatch::mknod_kind;
 use super::edit::Edit;
 use super::error::{FsError, FsResult, io};
 use super::ids::ObjectId;
-use super::record::{Body, FileBody, ObjectRecord};
+use super::record::{Body, FileBody, ObjectRecord, XattrSet};
 use super::session::{Op, Session};
 use super::view::{Child, View};
 use shm_transport::mem::Payload;
@@ -14,6 +15,7 @@ use shm_transport::wire::{FileKind, NodeId, Opened, Reply};
 struct Fresh {
     kind: FileKind,
     mode: u32,
+    umask: u32,
     body: Body,
 }
 
@@ -55,31 +57,45 @@ impl Session {
         if target.is_empty() || target.contains(&0) {
             return Err(FsError::Invalid);
         }
-        let fresh = Fresh { kind: FileKind::Symlink, mode: 0o777, body: Body::Symlink { target } };
+        let fresh = Fresh { kind: FileKind::Symlink, mode: 0o777, umask: 0, body: Body::Symlink { target } };
         self.make(op, dir, name, fresh, false)
     }
 
     /// `MKDIR`.
-    pub(super) fn mkdir(&self, op: &Op<'_>, dir: ObjectId, name: &[u8], mode: u32) -> FsResult<Reply> {
+    pub(super) fn mkdir(&self, op: &Op<'_>, dir: ObjectId, name: &[u8], (mode, umask): (u32, u32)) -> FsResult<Reply> {
         let body = Body::Directory { parent: dir, name: name.to_vec() };
-        self.make(op, dir, name, Fresh { kind: FileKind::Directory, mode, body }, false)
+        self.make(op, dir, name, Fresh { kind: FileKind::Directory, mode, umask, body }, false)
     }
 
     /// `MKNOD`.
-    pub(super) fn mknod(&self, op: &Op<'_>, dir: ObjectId, name: &[u8], mode: u32, rdev: u32) -> FsResult<Reply> {
+    pub(super) fn mknod(
+        &self,
+        op: &Op<'_>,
+        dir: ObjectId,
+        name: &[u8],
+        (mode, umask): (u32, u32),
+        rdev: u32,
+    ) -> FsResult<Reply> {
         let kind = mknod_kind(mode)?;
         let body = if kind == FileKind::Regular {
             Body::File(FileBody::Hole { size: 0 })
         } else {
             Body::Special { kind, rdev }
         };
-        self.make(op, dir, name, Fresh { kind, mode, body }, false)
+        self.make(op, dir, name, Fresh { kind, mode, umask, body }, false)
     }
 
     /// `CREATE`.
-    pub(super) fn create(&self, op: &Op<'_>, dir: ObjectId, name: &[u8], mode: u32, flags: u32) -> FsResult<Reply> {
+    pub(super) fn create(
+        &self,
+        op: &Op<'_>,
+        dir: ObjectId,
+        name: &[u8],
+        (mode, umask): (u32, u32),
+        flags: u32,
+    ) -> FsResult<Reply> {
         let body = Body::File(FileBody::Hole { size: 0 });
-        match self.make(op, dir, name, Fresh { kind: FileKind::Regular, mode, body }, true) {
+        match self.make(op, dir, name, Fresh { kind: FileKind::Regular, mode, umask, body }, true) {
             // The kernel remembers that there was nothing of that name, which the base's host has changed since.
             // It looks again, and checks the right to open what is there.
             Err(FsError::Exists) if flags & libc::O_EXCL as u32 == 0 => Err(FsError::Stale),
@@ -92,15 +108,25 @@ impl Session {
         Opened { fh: 0, keep_cache: true, cache_dir: false, direct_io: false, no_flush: true }
     }
 
-    fn fresh_record(&self, edit: &mut Edit<'_>, op: &Op<'_>, dir: ObjectId, fresh: Fresh) -> FsResult<ObjectRecord> {
+    fn fresh_record(
+        &self,
+        edit: &mut Edit<'_>,
+        op: &Op<'_>,
+        dir: ObjectId,
+        fresh: Fresh,
+    ) -> FsResult<(ObjectRecord, XattrSet)> {
         let now = edit.now;
         let parent = edit.live_directory(dir)?;
         let inherits = parent.mode & libc::S_ISGID != 0;
         let gid = if inherits { parent.gid } else { op.caller.gid };
         let directory = fresh.kind == FileKind::Directory;
         let setgid = if inherits && directory { libc::S_ISGID } else { 0 };
-        Ok(ObjectRecord {
-            mode: (fresh.mode & 0o7777) | setgid,
+        let (mode, lists) = match acl::inherited_from(op.view, dir)? {
+            Some(list) if fresh.kind != FileKind::Symlink => list.begin(fresh.mode & 0o7777, directory),
+            Some(_) | None => (fresh.mode & 0o7777 & !fresh.umask, XattrSet::default()),
+        };
+        let record = ObjectRecord {
+            mode: mode | setgid,
             uid: op.caller.uid,
             gid,
             nlink: if directory { 2 } else { 1 },
@@ -110,7 +136,8 @@ impl Session {
             btime: now,
             own_times: false,
             body: fresh.body,
-        })
+        };
+        Ok((record, lists))
     }
 
     fn make(&self, op: &Op<'_>, dir: ObjectId, name: &[u8], fresh: Fresh, open: bool) -> FsResult<Reply> {
@@ -118,13 +145,14 @@ impl Session {
         let object = self.core.new_object()?;
         let _names = self.branch.names();
         let mut edit = Edit::new(&self.core, op.view);
-        let record = self.fresh_record(&mut edit, op, dir, fresh)?;
+        let (record, lists) = self.fresh_record(&mut edit, op, dir, fresh)?;
         if edit.child(dir, name)?.is_some() {
             return Err(FsError::Exists);
         }
         edit.touch_directory(dir, i32::from(kind == FileKind::Directory))?;
         let entry = self.fresh_entry(op.view, object, &record);
         edit.insert(object, record);
+        edit.change.first_xattrs(object, &lists);
         edit.put_name(dir, name, object, kind)?;
         let reply = if open { Reply::Created(entry, Self::opened_own()) } else { Reply::Entry(entry) };
         self.finish(op, edit.into_change(), reply, self.core.store.as_ref())
@@ -153,18 +181,19 @@ impl Session {
     }
 
     /// `TMPFILE`: a file that starts as an orphan and may be linked.
-    pub(super) fn tmpfile(&self, op: &Op<'_>, dir: ObjectId, mode: u32) -> FsResult<Reply> {
+    pub(super) fn tmpfile(&self, op: &Op<'_>, dir: ObjectId, (mode, umask): (u32, u32)) -> FsResult<Reply> {
         let object = self.core.new_object()?;
         let _names = self.branch.names();
         let mut edit = Edit::new(&self.core, op.view);
-        let fresh = Fresh { kind: FileKind::Regular, mode, body: Body::File(FileBody::Hole { size: 0 }) };
-        let mut record = self.fresh_record(&mut edit, op, dir, fresh)?;
+        let fresh = Fresh { kind: FileKind::Regular, mode, umask, body: Body::File(FileBody::Hole { size: 0 }) };
+        let (mut record, lists) = self.fresh_record(&mut edit, op, dir, fresh)?;
         record.nlink = 0;
         let entry = self.fresh_entry(op.view, object, &record);
         // The directory itself does not change: only the new record goes into the batch.
         let mut edit = Edit::new(&self.core, op.view);
         edit.insert(object, record);
         edit.change.orphan(object);
+        edit.change.first_xattrs(object, &lists);
         self.finish(op, edit.into_change(), Reply::Created(entry, Self::opened_own()), self.core.store.as_ref())
     }
 

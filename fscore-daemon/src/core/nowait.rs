@@ -83,6 +83,7 @@ fn can_begin_again(op: &wire::Op) -> bool {
     match op {
         wire::Op::Lookup { .. }
         | wire::Op::GetAttr
+        | wire::Op::Statx
         | wire::Op::ReadLink
         | wire::Op::Read { .. }
         | wire::Op::GetXattr { .. }

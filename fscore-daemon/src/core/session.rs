@@ -311,6 +311,7 @@ fn mutates(op: &wire::Op) -> bool {
         wire::Op::Lookup { .. }
         | wire::Op::Forget { .. }
         | wire::Op::GetAttr
+        | wire::Op::Statx
         | wire::Op::ReadLink
         | wire::Op::Release { .. }
         | wire::Op::Read { .. }

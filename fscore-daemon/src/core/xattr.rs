@@ -1,5 +1,6 @@
 //! Extended attributes. The first change of an object's set takes the base's set over.
 
+use super::acl::{self, Acl};
 use super::base::Base;
 use super::edit::Edit;
 use super::error::{FsError, FsResult};
@@ -8,24 +9,24 @@ use super::record::XattrSet;
 use super::session::{Op, Session};
 use super::view::View;
 use shm_transport::mem::Payload;
-use shm_transport::wire::{Reply, limits};
+use shm_transport::wire::{FileKind, Reply, limits};
 
 /// Most bytes of names and values of one object, so that a set stays one modest record.
 const SET_MAX: usize = 1 << 20;
 
-/// The name spaces that are served. POSIX ACLs (`system.`) are not yet: the kernel must not believe that
-/// they are kept.
+/// The name spaces that are served, and POSIX ACLs.
 fn served(name: &[u8]) -> FsResult<()> {
     let spaces: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
     match spaces.iter().find_map(|space| name.strip_prefix(*space)) {
         // No host file system has one, so that a commit could not bring it there.
         Some([]) => Err(FsError::Invalid),
         Some(_) => Ok(()),
+        None if acl::is_acl(name) => Ok(()),
         None => Err(FsError::Unsupported),
     }
 }
 
-fn set_of(view: &View, object: ObjectId) -> FsResult<XattrSet> {
+pub(super) fn set_of(view: &View, object: ObjectId) -> FsResult<XattrSet> {
     if let Some(found) = view.xattrs(object)? {
         return Ok(found.value);
     }
@@ -75,13 +76,17 @@ impl Session {
     /// `LISTXATTR`.
     pub(super) fn list_xattrs(
         &self,
-        view: &View,
+        op: &Op<'_>,
         object: ObjectId,
         size: usize,
         payload: &mut Payload<'_>,
     ) -> FsResult<Reply> {
         let mut list = Vec::new();
-        for (name, _) in set_of(view, object)?.0 {
+        for (name, _) in set_of(op.view, object)?.0 {
+            // The kernel keeps others from reading them; that they are there is not told either.
+            if op.caller.uid != 0 && name.starts_with(b"trusted.") {
+                continue;
+            }
             list.extend_from_slice(&name);
             list.push(0);
         }
@@ -133,6 +138,46 @@ impl Session {
             return Err(FsError::NoData);
         }
         self.put_set(op, object, &set)
+    }
+
+    /// `SETXATTR` and `REMOVEXATTR` of a POSIX ACL: the permission bits go with an access list, and one that says no
+    /// more than they can is not kept. Taking away what is not there is no error.
+    pub(super) fn set_acl(
+        &self,
+        op: &Op<'_>,
+        object: ObjectId,
+        name: &[u8],
+        value: &[u8],
+        clear_setgid: bool,
+    ) -> FsResult<Reply> {
+        let list = Acl::parse(value)?;
+        let _names = self.branch.names();
+        let mut set = set_of(op.view, object)?;
+        let mut edit = Edit::new(&self.core, op.view);
+        let now = edit.now;
+        let record = edit.record(object)?;
+        let kind = record.kind();
+        if kind == FileKind::Symlink {
+            return Err(FsError::Unsupported);
+        }
+        let kept = if name == acl::DEFAULT {
+            if kind != FileKind::Directory && list.is_some() {
+                return Err(FsError::Invalid);
+            }
+            list
+        } else {
+            if let Some(list) = &list {
+                record.mode = record.mode & !0o777 | list.bits();
+            }
+            if clear_setgid {
+                record.mode &= !libc::S_ISGID;
+            }
+            list.filter(Acl::is_extended)
+        };
+        record.ctime = now;
+        acl::put(&mut set, name, kept.as_ref());
+        edit.change.xattrs(object, &set);
+        self.finish(op, edit.into_change(), Reply::Ok, self.core.store.as_ref())
     }
 
     fn put_set(&self, op: &Op<'_>, object: ObjectId, set: &XattrSet) -> FsResult<Reply> {

@@ -113,6 +113,7 @@ fn class(op: &Op) -> Counter {
         Op::Read { .. } => Counter::Reads,
         Op::Write { .. } | Op::Fallocate { .. } | Op::CopyFileRange { .. } => Counter::Writes,
         Op::GetAttr
+        | Op::Statx
         | Op::SetAttr(_)
         | Op::GetXattr { .. }
         | Op::ListXattr { .. }

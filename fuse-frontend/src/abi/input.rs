@@ -26,6 +26,8 @@ layout! {
     struct BatchForgetIn = 8 { count: u32, dummy: u32 }
     /// `struct fuse_getattr_in`.
     struct GetAttrIn = 16 { getattr_flags: u32, dummy: u32, fh: u64 }
+    /// `struct fuse_statx_in`.
+    struct StatxIn = 24 { getattr_flags: u32, reserved: u32, fh: u64, sx_flags: u32, sx_mask: u32 }
     /// `struct fuse_mknod_in`.
     struct MknodIn = 16 { mode: u32, rdev: u32, umask: u32, padding: u32 }
     /// `struct fuse_mkdir_in`.
@@ -58,7 +60,7 @@ layout! {
     }
     /// `struct fuse_fsync_in`, for FSYNC and FSYNCDIR.
     struct FsyncIn = 16 { fh: u64, fsync_flags: u32, padding: u32 }
-    /// `struct fuse_setxattr_in` as it is sent without `FUSE_SETXATTR_EXT`, which we never ask for.
+    /// `struct fuse_setxattr_in` as it is sent without `FUSE_SETXATTR_EXT`; with it, 8 bytes of flags follow.
     struct SetXattrIn = 8 { size: u32, flags: u32 }
     /// `struct fuse_getxattr_in`, for GETXATTR and LISTXATTR.
     struct GetXattrIn = 8 { size: u32, padding: u32 }

@@ -47,6 +47,8 @@ pub(crate) mod fopen {
 pub(crate) const OPEN_KILL_SUIDGID: u32 = 1 << 0;
 /// `FUSE_WRITE_KILL_SUIDGID` of `write_in.write_flags`.
 pub(crate) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
+/// `FUSE_SETXATTR_ACL_KILL_SGID` of `setxattr_in.setxattr_flags`.
+pub(crate) const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
 /// `FUSE_FSYNC_FDATASYNC` of `fsync_in.fsync_flags`.
 pub(crate) const FSYNC_FDATASYNC: u32 = 1 << 0;
 

@@ -1,6 +1,6 @@
 //! Structures that the kernel is sent.
 
-use shm_transport::wire::{Attr, Entry, FsStat, Opened};
+use shm_transport::wire::{Attr, Entry, FsStat, Opened, Timestamp};
 use zerocopy::{Immutable, IntoBytes};
 
 macro_rules! layout {
@@ -29,6 +29,16 @@ layout! {
     }
     /// `struct fuse_attr_out`.
     struct AttrOut = 104 { attr_valid: u64, attr_valid_nsec: u32, dummy: u32, attr: AttrBody }
+    /// `struct fuse_sx_time`.
+    struct SxTime = 16 { sec: i64, nsec: u32, reserved: i32 }
+    /// `struct fuse_statx_out`, with its `struct fuse_statx`.
+    struct StatxOut = 288 {
+        attr_valid: u64, attr_valid_nsec: u32, flags: u32, spare: [u64; 2],
+        mask: u32, blksize: u32, attributes: u64, nlink: u32, uid: u32, gid: u32, mode: u16, spare0: u16,
+        ino: u64, size: u64, blocks: u64, attributes_mask: u64,
+        atime: SxTime, btime: SxTime, ctime: SxTime, mtime: SxTime,
+        rdev_major: u32, rdev_minor: u32, dev_major: u32, dev_minor: u32, spare2: [u64; 14],
+    }
     /// `struct fuse_open_out`.
     struct OpenOut = 16 { fh: u64, open_flags: u32, backing_id: i32 }
     /// The reply to CREATE and TMPFILE: an entry and an open file.
@@ -81,6 +91,40 @@ impl AttrOut {
             attr_valid_nsec: (valid_ns % NS_PER_S) as u32,
             dummy: 0,
             attr: attr.into(),
+        }
+    }
+}
+
+impl From<Timestamp> for SxTime {
+    fn from(t: Timestamp) -> Self {
+        Self { sec: t.sec, nsec: t.nsec, reserved: 0 }
+    }
+}
+
+impl StatxOut {
+    /// Attributes that may be kept for `valid_ns` nanoseconds. A birth time of 0 is one that is not known.
+    pub(crate) fn new(attr: &Attr, valid_ns: u64) -> Self {
+        let born = attr.btime != Timestamp::default();
+        Self {
+            attr_valid: valid_ns / NS_PER_S,
+            attr_valid_nsec: (valid_ns % NS_PER_S) as u32,
+            mask: libc::STATX_BASIC_STATS | if born { libc::STATX_BTIME } else { 0 },
+            blksize: attr.blksize,
+            nlink: attr.nlink,
+            uid: attr.uid,
+            gid: attr.gid,
+            mode: attr.mode as u16,
+            ino: attr.ino,
+            size: attr.size,
+            blocks: attr.blocks,
+            atime: attr.atime.into(),
+            btime: attr.btime.into(),
+            ctime: attr.ctime.into(),
+            mtime: attr.mtime.into(),
+            // As `new_decode_dev` of `linux/kdev_t.h`.
+            rdev_major: (attr.rdev & 0xf_ff00) >> 8,
+            rdev_minor: (attr.rdev & 0xff) | ((attr.rdev >> 12) & 0xf_ff00),
+            ..Self::default()
         }
     }
 }

@@ -95,7 +95,7 @@ fn names_have_limits() {
 fn create_gives_permission_bits_only() {
     let arg = CreateIn { flags: 0o101, mode: libc::S_IFREG | 0o640, umask: 0o27, open_flags: 0 };
     let (op, _, expect) = asked(&Operation::Create { arg, name: b"f" });
-    assert_eq!(op, Op::Create { name: b"f".to_vec(), mode: 0o640, flags: 0o101 });
+    assert_eq!(op, Op::Create { name: b"f".to_vec(), mode: 0o640, flags: 0o101, umask: 0o27 });
     assert_eq!(expect, Expect::Created { flags: 0o101 });
 }
 

@@ -52,6 +52,26 @@ fn an_entry_is_laid_out_as_in_listings() {
 }
 
 #[test]
+fn statx_tells_a_birth_time_that_is_known() {
+    let attr = Attr { rdev: 0x0123_4567, ..attr() };
+    let bytes = fixed(Expect::Statx, &Reply::Attr { attr, valid_ns: 2_000_000_003 });
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    assert_eq!(bytes.len(), 16 + 288);
+    assert_eq!((word(16), word(24)), (2, 3), "valid for 2 s and 3 ns");
+    assert_eq!(word(48), libc::STATX_BASIC_STATS | libc::STATX_BTIME);
+    assert_eq!((word(64), word(68), word(72)), (1, 1000, 1001), "nlink, uid, gid");
+    assert_eq!(bytes[76..78], 0o100_644_u16.to_le_bytes());
+    assert_eq!((word(80), word(88), word(96)), (0x1122, 3, 8), "inode, size, blocks");
+    // atime -1, btime 4, ctime 3, mtime 2, each with 5 ns.
+    assert_eq!((word(112), word(128), word(144), word(160)), (u32::MAX, 4, 3, 2));
+    assert_eq!(word(136), 5);
+    assert_eq!((word(176), word(180)), (0x345, 0x1267), "device: 12 bits of major, 20 of minor");
+    let unborn = Attr { btime: Timestamp::default(), ..attr };
+    let bytes = fixed(Expect::Statx, &Reply::Attr { attr: unborn, valid_ns: 0 });
+    assert_eq!(u32::from_le_bytes(bytes[48..52].try_into().unwrap()), libc::STATX_BASIC_STATS);
+}
+
+#[test]
 fn a_created_file_is_an_entry_and_an_open() {
     let bytes = fixed(Expect::Created { flags: 0 }, &Reply::Created(entry(77), OPENED));
     assert_eq!(bytes.len(), 160);

@@ -152,7 +152,9 @@ impl Tree {
                 Reply::Data { len: put(payload, target)? }
             }
             Op::Symlink { name } => Reply::Entry(self.make(node, name, libc::S_IFLNK | 0o777, bytes()?)?),
-            Op::Mkdir { name, mode } => Reply::Entry(self.make(node, name, libc::S_IFDIR | mode, Vec::new())?),
+            Op::Mkdir { name, mode, umask } => {
+                Reply::Entry(self.make(node, name, libc::S_IFDIR | mode & !umask, Vec::new())?)
+            }
             Op::Create { name, mode, .. } => {
                 Reply::Created(self.make(node, name, libc::S_IFREG | mode, Vec::new())?, opened(false))
             }

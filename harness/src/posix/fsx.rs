@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 const TOOL: Tool = Tool { name: "fsx", version: "0.3.2" };
 
-/// Time that so many operations may take at most: a thousand of them a second, and a minute more.
-const PER_SECOND: u64 = 1000;
+/// Time that so many operations may take at most: two hundred of them a second, and a minute more.
+const PER_SECOND: u64 = 200;
 
 /// Lines of fsx that are kept for a failure's sake.
 const TAIL: usize = 2000;

@@ -134,6 +134,9 @@ fn filled(returned: isize, mut buffer: Vec<u8>) -> io::Result<Vec<u8>> {
     Ok(buffer)
 }
 
+/// Room that the value of an extended attribute mostly fits in, in bytes.
+const XATTR_OFTEN: usize = 1024;
+
 /// All extended attributes, name and value, of the object that `fd` (which may be an `O_PATH`
 /// descriptor, also of a symbolic link) stands for, as far as the caller may read them. Goes through
 /// `/proc/self/fd`. Empty where the filesystem has none.
@@ -165,6 +168,30 @@ pub fn xattrs_of_path_fd(fd: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, Vec<u8>
         }
     }
     Ok(found)
+}
+
+/// One extended attribute of the object that `fd` (which may be an `O_PATH` descriptor) stands for. None where there is
+/// none, or none for us.
+pub fn xattr_of_path_fd(fd: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let path = CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    let name = CString::new(name)?;
+    let mut size = XATTR_OFTEN;
+    loop {
+        let mut value = vec![0; size];
+        // SAFETY: both strings are terminated, the buffer is writable for its length.
+        let returned = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        return match filled(returned, value) {
+            Ok(value) => Ok(Some(value)),
+            Err(e) => match e.raw_os_error() {
+                Some(libc::ENODATA | libc::EPERM | libc::EACCES | libc::EOPNOTSUPP) => Ok(None),
+                Some(libc::ERANGE) if size < XATTR_SIZE_MAX => {
+                    size = XATTR_SIZE_MAX;
+                    continue;
+                }
+                _ => Err(e),
+            },
+        };
+    }
 }
 
 /// `close_range(2)` with `CLOSE_RANGE_CLOEXEC`: no descriptor from `first` on survives the next

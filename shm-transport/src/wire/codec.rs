@@ -100,6 +100,7 @@ fn validate(op: &Op) -> Result<(), CodecError> {
         Op::Read { size, .. } | Op::ReadDir { size, .. } => at_most(*size, limits::PAYLOAD_MAX),
         Op::Ioctl { out_size, .. } => at_most(*out_size, limits::IOCTL_MAX),
         Op::GetAttr
+        | Op::Statx
         | Op::SetAttr(_)
         | Op::ReadLink
         | Op::Tmpfile { .. }

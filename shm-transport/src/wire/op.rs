@@ -43,6 +43,8 @@ pub enum Op {
     },
     /// Attributes. Reply `Attr`.
     GetAttr,
+    /// Attributes, birth time included. Reply `Attr`.
+    Statx,
     /// Change attributes. Reply `Attr`.
     SetAttr(SetAttr),
     /// Target of a symbolic link. Reply `Data`, payload out.
@@ -56,34 +58,42 @@ pub enum Op {
     Mknod {
         /// Its name.
         name: Vec<u8>,
-        /// Kind and permission bits, umask applied.
+        /// Kind and permission bits as the program gave them.
         mode: u32,
         /// Device number for devices.
         rdev: u32,
+        /// The program's umask, which counts where the directory has no default list (POSIX ACL).
+        umask: u32,
     },
     /// Make a directory. Reply `Entry`.
     Mkdir {
         /// Its name.
         name: Vec<u8>,
-        /// Permission bits, umask applied.
+        /// Permission bits as the program gave them.
         mode: u32,
+        /// As for `Mknod`.
+        umask: u32,
     },
     /// Make a regular file and open it. Reply `Created`; when the name exists, `EEXIST` with `O_EXCL` and otherwise
     /// `ESTALE`, upon which the kernel looks again.
     Create {
         /// Its name.
         name: Vec<u8>,
-        /// Permission bits, umask applied.
+        /// Permission bits as the program gave them.
         mode: u32,
         /// `open(2)` flags.
         flags: u32,
+        /// As for `Mknod`.
+        umask: u32,
     },
     /// Make a nameless regular file in this directory and open it (`O_TMPFILE`). Reply `Created`.
     Tmpfile {
-        /// Permission bits, umask applied.
+        /// Permission bits as the program gave them.
         mode: u32,
         /// `open(2)` flags.
         flags: u32,
+        /// As for `Mknod`.
+        umask: u32,
     },
     /// Remove a name that is not a directory. Reply `Ok`.
     Unlink {
@@ -195,6 +205,8 @@ pub enum Op {
         name: Vec<u8>,
         /// `XATTR_CREATE`, `XATTR_REPLACE`.
         flags: u32,
+        /// With an access list (POSIX ACL): strip setgid, the caller is not of the group (`FUSE_SETXATTR_ACL_KILL_SGID`).
+        clear_setgid: bool,
     },
     /// List extended attributes, each name NUL-terminated. Reply `XattrSize` or `Data`.
     ListXattr {

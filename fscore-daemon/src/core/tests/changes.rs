@@ -25,7 +25,7 @@ const NONE: SetAttr = SetAttr {
 const O_TRUNC: Op = Op::Open { flags: libc::O_TRUNC as u32 | libc::O_WRONLY as u32, kill_suidgid: true };
 
 fn create(name: &str, mode: u32) -> Op {
-    Op::Create { name: name.into(), mode, flags: 0 }
+    Op::Create { name: name.into(), mode, flags: 0, umask: 0 }
 }
 
 fn body(rig: &Rig, node: NodeId) -> FileBody {

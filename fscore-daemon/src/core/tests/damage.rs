@@ -16,15 +16,15 @@ fn sample() -> Rig {
     let d0 = rig.find(NodeId::ROOT, "d0").node;
     let old = rig.find(d0, "old").node;
     rig.write(old, 0, b"new");
-    let dir = rig.entry(NodeId::ROOT, Op::Mkdir { name: "dir".into(), mode: 0o755 }).node;
-    let sub = rig.entry(dir, Op::Mkdir { name: "sub".into(), mode: 0o755 }).node;
-    let file = rig.entry(sub, Op::Create { name: "file".into(), mode: 0o644, flags: 0 }).node;
+    let dir = rig.entry(NodeId::ROOT, Op::Mkdir { name: "dir".into(), mode: 0o755, umask: 0 }).node;
+    let sub = rig.entry(dir, Op::Mkdir { name: "sub".into(), mode: 0o755, umask: 0 }).node;
+    let file = rig.entry(sub, Op::Create { name: "file".into(), mode: 0o644, flags: 0, umask: 0 }).node;
     rig.write(file, 0, b"bytes");
     rig.ok(NodeId::ROOT, Op::Link { target: file, name: "link".into() }, &[]);
     rig.freeze();
     rig.write(file, 0, b"BYTES");
     rig.ok(NodeId::ROOT, Op::Unlink { name: "link".into() }, &[]);
-    let gone = rig.entry(NodeId::ROOT, Op::Create { name: "gone".into(), mode: 0o644, flags: 0 }).node;
+    let gone = rig.entry(NodeId::ROOT, Op::Create { name: "gone".into(), mode: 0o644, flags: 0, umask: 0 }).node;
     rig.ok(NodeId::ROOT, Op::Unlink { name: "gone".into() }, &[]);
     assert!(gone.0 > 1);
     rig

@@ -26,7 +26,7 @@ fn it_is_found_and_not_listed() {
     assert_eq!(rig.read(FILE), b"");
     // Its numbers are given back as any others, and the directory is no other one's.
     rig.ok(NodeId::ROOT, Op::Forget { count: 2 }, &[DIR.0.to_le_bytes(), FILE.0.to_le_bytes()].concat());
-    let sub = rig.entry(NodeId::ROOT, Op::Mkdir { name: b"d".to_vec(), mode: 0o755 });
+    let sub = rig.entry(NodeId::ROOT, Op::Mkdir { name: b"d".to_vec(), mode: 0o755, umask: 0 });
     assert_eq!(rig.find(sub.node, ".agentfs").node, NodeId::NONE);
 }
 
@@ -36,10 +36,10 @@ fn it_cannot_be_changed_or_removed() {
     let file = rig.find(NodeId::ROOT, "file").node;
     let other = || b"other".to_vec();
     for (op, errno) in [
-        (Op::Mkdir { name: name(), mode: 0o755 }, Errno::EEXIST),
+        (Op::Mkdir { name: name(), mode: 0o755, umask: 0 }, Errno::EEXIST),
         (Op::Symlink { name: name() }, Errno::EEXIST),
-        (Op::Mknod { name: name(), mode: libc::S_IFREG, rdev: 0 }, Errno::EEXIST),
-        (Op::Create { name: name(), mode: 0o644, flags: 0 }, Errno::EEXIST),
+        (Op::Mknod { name: name(), mode: libc::S_IFREG, rdev: 0, umask: 0 }, Errno::EEXIST),
+        (Op::Create { name: name(), mode: 0o644, flags: 0, umask: 0 }, Errno::EEXIST),
         (Op::Link { target: file, name: name() }, Errno::EEXIST),
         (Op::Rmdir { name: name() }, Errno::EPERM),
         (Op::Unlink { name: name() }, Errno::EPERM),
@@ -52,11 +52,11 @@ fn it_cannot_be_changed_or_removed() {
     }
     let mode = Op::SetAttr(SetAttr { mode: Some(0o666), ..SetAttr::default() });
     for op in [
-        Op::Create { name: other(), mode: 0o644, flags: 0 },
-        Op::Mkdir { name: other(), mode: 0o755 },
+        Op::Create { name: other(), mode: 0o644, flags: 0, umask: 0 },
+        Op::Mkdir { name: other(), mode: 0o755, umask: 0 },
         Op::Unlink { name: b"control".to_vec() },
         Op::Rename { name: b"control".to_vec(), new_parent: NodeId::ROOT, new_name: other(), flags: 0 },
-        Op::Tmpfile { mode: 0o644, flags: 0 },
+        Op::Tmpfile { mode: 0o644, flags: 0, umask: 0 },
         Op::RemoveXattr { name: b"user.a".to_vec() },
         mode.clone(),
     ] {
@@ -90,7 +90,7 @@ fn an_entry_of_that_name_is_not_hidden() {
     rig.ok(own, Op::Unlink { name: b"own".to_vec() }, &[]);
     rig.ok(NodeId::ROOT, Op::Rmdir { name: name() }, &[]);
     assert_eq!(rig.find(NodeId::ROOT, ".agentfs").node, NodeId::NONE);
-    let made = rig.entry(NodeId::ROOT, Op::Mkdir { name: name(), mode: 0o755 });
+    let made = rig.entry(NodeId::ROOT, Op::Mkdir { name: name(), mode: 0o755, umask: 0 });
     assert_eq!(rig.find(NodeId::ROOT, ".agentfs").node, made.node);
     rig.freeze();
     assert_eq!(rig.find(NodeId::ROOT, ".agentfs").node, made.node);

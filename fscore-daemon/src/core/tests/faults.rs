@@ -33,7 +33,8 @@ fn no_space_at_any_operation_is_told_and_passes() {
             history.check_now(&context);
             if history.store.refusing_writes().is_none() && history.rig.core.contents.failed_sync().is_none() {
                 let rig = &mut history.rig;
-                let node = rig.entry(NodeId::ROOT, Op::Mknod { name: "x".into(), mode: 0o100644, rdev: 0 }).node;
+                let node =
+                    rig.entry(NodeId::ROOT, Op::Mknod { name: "x".into(), mode: 0o100644, rdev: 0, umask: 0 }).node;
                 rig.write(node, 0, b"goes on");
                 rig.ok(node, Op::Fsync { fh: 0, datasync: false }, &[]);
                 rig.ok(NodeId::ROOT, Op::Unlink { name: "x".into() }, &[]);
@@ -57,7 +58,7 @@ fn an_io_error_at_any_operation_loses_nothing_that_was_acknowledged() {
         let rig = &mut history.rig;
         if history.store.refusing_writes().is_some() {
             refused += 1;
-            let made = rig.run(NodeId::ROOT, Op::Mkdir { name: "no".into(), mode: 0o755 }, &[]).0;
+            let made = rig.run(NodeId::ROOT, Op::Mkdir { name: "no".into(), mode: 0o755, umask: 0 }, &[]).0;
             assert_eq!(made, Reply::Error(Errno::EIO), "{context}");
             assert!(matches!(rig.core.sync(), Err(FsError::Store(_)) | Ok(())), "{context}");
         }

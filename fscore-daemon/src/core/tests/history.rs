@@ -73,7 +73,7 @@ impl History {
             }
         });
         let d0 = rig.find(NodeId::ROOT, "d0").node;
-        let d1 = rig.entry(NodeId::ROOT, Op::Mkdir { name: "d1".into(), mode: 0o755 }).node;
+        let d1 = rig.entry(NodeId::ROOT, Op::Mkdir { name: "d1".into(), mode: 0o755, umask: 0 }).node;
         rig.ok(NodeId::ROOT, Op::SyncFs, &[]);
         let directories = [NodeId::ROOT, d0, d1];
         let (mut files, mut names, mut floors) = (Vec::new(), Names::new(), Vec::new());
@@ -223,7 +223,7 @@ impl History {
         if self.names.contains_key(&to) {
             return;
         }
-        let op = Op::Create { name: to.1.clone().into(), mode: 0o644, flags: 0 };
+        let op = Op::Create { name: to.1.clone().into(), mode: 0o644, flags: 0, umask: 0 };
         match self.try_op(self.directories[to.0], op, &[]) {
             Some(Reply::Created(entry, _)) => {
                 let mut names = self.names.clone();
@@ -350,7 +350,7 @@ impl History {
             assert!(lost, "{context}: {finding:?}");
         }
         // Everything can be used, and what the start tidied up is in order.
-        let node = rig.entry(NodeId::ROOT, Op::Create { name: "after".into(), mode: 0o644, flags: 0 }).node;
+        let node = rig.entry(NodeId::ROOT, Op::Create { name: "after".into(), mode: 0o644, flags: 0, umask: 0 }).node;
         rig.write(node, 0, b"after");
         rig.ok(node, Op::Fsync { fh: 0, datasync: false }, &[]);
         let found = fsck::check(&store.snapshot(), rig.core.contents.root()).unwrap();

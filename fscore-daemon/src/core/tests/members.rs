@@ -20,7 +20,7 @@ fn reader(rig: &Rig) -> Arc<Session> {
 
 /// A file without a name that both mounts may have open.
 fn orphan(rig: &mut Rig) -> NodeId {
-    let f = rig.entry(ROOT, Op::Create { name: "f".into(), mode: 0o644, flags: 0 }).node;
+    let f = rig.entry(ROOT, Op::Create { name: "f".into(), mode: 0o644, flags: 0, umask: 0 }).node;
     rig.write(f, 0, b"held");
     rig.ok(ROOT, Op::Unlink { name: "f".into() }, &[]);
     f
@@ -136,7 +136,7 @@ fn a_mutation_of_before_the_restart_is_answered_and_not_run_again() {
     let mut rig = Rig::new(|_| {});
     let id = RequestId(901);
     let rmdir = Op::Rmdir { name: "d".into() };
-    rig.entry(ROOT, Op::Mkdir { name: "d".into(), mode: 0o755 });
+    rig.entry(ROOT, Op::Mkdir { name: "d".into(), mode: 0o755, umask: 0 });
     assert_eq!(rig.run_as(id, ROOT, rmdir.clone(), &[]).0, Reply::Ok);
     rig.restart_daemon();
     rig.attach();

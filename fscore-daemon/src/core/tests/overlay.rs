@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 const ROOT: NodeId = NodeId::ROOT;
 
 fn create(name: &str) -> Op {
-    Op::Create { name: name.into(), mode: 0o644, flags: 0 }
+    Op::Create { name: name.into(), mode: 0o644, flags: 0, umask: 0 }
 }
 
 #[test]
@@ -72,13 +72,13 @@ fn removed_names_stay_removed_and_may_come_back_as_something_else() {
     assert_eq!(rig.find(ROOT, "f").node, NodeId::NONE);
     assert!(rig.list(ROOT, false).is_empty());
     assert_eq!(rig.error(d.node, create("late")), Errno::ENOENT, "a removed directory takes no names");
-    let f = rig.entry(ROOT, Op::Mkdir { name: "f".into(), mode: 0o755 });
+    let f = rig.entry(ROOT, Op::Mkdir { name: "f".into(), mode: 0o755, umask: 0 });
     assert!(rig.list(f.node, false).is_empty());
     let d = rig.entry(ROOT, create("d"));
     rig.write(d.node, 0, b"file now");
     assert_eq!(rig.list(ROOT, false), ["d", "f"]);
     assert_eq!(rig.error(ROOT, create("d")), Errno::ESTALE, "the kernel shall look again");
-    let exclusive = Op::Create { name: "d".into(), mode: 0o644, flags: libc::O_EXCL as u32 };
+    let exclusive = Op::Create { name: "d".into(), mode: 0o644, flags: libc::O_EXCL as u32, umask: 0 };
     assert_eq!(rig.error(ROOT, exclusive), Errno::EEXIST);
     assert_eq!(std::fs::read(rig.base("d/x")).unwrap(), b"x");
 }
@@ -205,7 +205,7 @@ fn holes_sizes_and_attributes() {
     assert_eq!(rig.read(base.node), [7; 4]);
     rig.ok(base.node, Op::Open { flags: libc::O_TRUNC as u32 | libc::O_WRONLY as u32, kill_suidgid: false }, &[]);
     assert_eq!(rig.attr(base.node).size, 0);
-    let set = |name: &str| Op::SetXattr { name: name.into(), flags: 0 };
+    let set = |name: &str| Op::SetXattr { name: name.into(), flags: 0, clear_setgid: false };
     rig.ok(f.node, set("user.a"), b"value");
     let (reply, value) = rig.ok(f.node, Op::GetXattr { name: "user.a".into(), size: 64 }, &[]);
     assert_eq!((reply, value.as_slice()), (Reply::Data { len: 5 }, b"value".as_slice()));
@@ -218,7 +218,7 @@ fn holes_sizes_and_attributes() {
 #[test]
 fn a_change_of_owner_strips_setid_bits() {
     let mut rig = Rig::new(|_| {});
-    let f = rig.entry(ROOT, Op::Create { name: "f".into(), mode: 0o6755, flags: 0 });
+    let f = rig.entry(ROOT, Op::Create { name: "f".into(), mode: 0o6755, flags: 0, umask: 0 });
     rig.ok(f.node, Op::SetAttr(SetAttr { uid: Some(5), ..SetAttr::default() }), &[]);
     let attr = rig.attr(f.node);
     assert_eq!((attr.uid, attr.mode & 0o7777), (5, 0o755));

@@ -9,7 +9,7 @@ use std::process::Command;
 const ROOT: NodeId = NodeId::ROOT;
 
 fn create(name: &str) -> Op {
-    Op::Create { name: name.into(), mode: 0o644, flags: 0 }
+    Op::Create { name: name.into(), mode: 0o644, flags: 0, umask: 0 }
 }
 
 fn rename(name: &str, new_name: &str, flags: u32) -> Op {

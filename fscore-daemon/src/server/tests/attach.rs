@@ -174,7 +174,7 @@ fn a_session_outlives_the_daemon() {
     make(&running, "a");
     let mut frontend = Frontend::new(1, false);
     frontend.attach(&running, "a").unwrap();
-    assert!(!matches!(frontend.run(Op::Mkdir { name: b"d".to_vec(), mode: 0o755 }), Reply::Error(_)));
+    assert!(!matches!(frontend.run(Op::Mkdir { name: b"d".to_vec(), mode: 0o755, umask: 0 }), Reply::Error(_)));
     running.stop();
     drop(running);
     eventually("the end is seen", || frontend.connection.as_ref().unwrap().is_closed());

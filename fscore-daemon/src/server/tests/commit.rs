@@ -16,7 +16,7 @@ fn changed(running: &Running, base: &Path) {
     running.client().branch_create(create).unwrap();
     let mut frontend = Frontend::new(1, false);
     frontend.attach(running, "a").unwrap();
-    frontend.run(Op::Mkdir { name: b"new".to_vec(), mode: 0o755 });
+    frontend.run(Op::Mkdir { name: b"new".to_vec(), mode: 0o755, umask: 0 });
     drop(frontend);
     running.client().detach(shm_transport::wire::SessionId(1)).unwrap();
 }

@@ -103,10 +103,12 @@ fn requests_are_counted_by_what_they_are() {
     let running = super::attach::with_branch("a");
     let mut frontend = super::attach::Frontend::new(1, false);
     frontend.attach(&running, "a").unwrap();
-    for op in [Op::GetAttr, Op::Lookup { name: b"none".to_vec() }, Op::Mkdir { name: b"d".to_vec(), mode: 0o755 }] {
+    for op in
+        [Op::GetAttr, Op::Lookup { name: b"none".to_vec() }, Op::Mkdir { name: b"d".to_vec(), mode: 0o755, umask: 0 }]
+    {
         assert!(!matches!(frontend.run(op), Reply::Error(_)));
     }
-    assert!(matches!(frontend.run(Op::Mkdir { name: b"d".to_vec(), mode: 0o755 }), Reply::Error(_)));
+    assert!(matches!(frontend.run(Op::Mkdir { name: b"d".to_vec(), mode: 0o755, umask: 0 }), Reply::Error(_)));
     assert_eq!(frontend.run(Op::SyncFs), Reply::Ok);
     let before = StatsReader::open(&running.paths.store).unwrap().sample().unwrap();
     let now = |name: &str| before.counters.iter().find(|(found, _)| *found == name).unwrap().1;

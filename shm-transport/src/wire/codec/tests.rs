@@ -42,7 +42,12 @@ fn op() -> impl Strategy<Value = Op> {
         (0..=4096u32).prop_map(|count| Op::Forget { count }),
         Just(Op::GetAttr),
         set_attr().prop_map(Op::SetAttr),
-        (legal_name(), any::<(u32, u32)>()).prop_map(|(name, (mode, flags))| Op::Create { name, mode, flags }),
+        (legal_name(), any::<(u32, u32, u32)>()).prop_map(|(name, (mode, flags, umask))| Op::Create {
+            name,
+            mode,
+            flags,
+            umask
+        }),
         (legal_name(), legal_name(), any::<(u64, u32)>()).prop_map(|(name, new_name, (parent, flags))| Op::Rename {
             name,
             new_name,
@@ -57,7 +62,11 @@ fn op() -> impl Strategy<Value = Op> {
             size,
             plus
         }),
-        (legal_name(), any::<u32>()).prop_map(|(name, flags)| Op::SetXattr { name, flags }),
+        (legal_name(), any::<(u32, bool)>()).prop_map(|(name, (flags, clear_setgid))| Op::SetXattr {
+            name,
+            flags,
+            clear_setgid
+        }),
         any::<(u64, u64, u64, u64, u64)>().prop_map(|(fh, offset, to, to_offset, length)| Op::CopyFileRange {
             fh,
             offset,
