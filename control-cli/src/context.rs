@@ -7,10 +7,12 @@ use crate::mountinfo;
 use crate::output::Output;
 use crate::start;
 use shm_transport::control::client::{Client, ClientError};
+use shm_transport::control::escape::escape;
 use shm_transport::control::line::LineError;
 use shm_transport::control::paths::Paths;
 use shm_transport::control::{BranchInfo, Command, ErrorCode, Failure, MountInfo, holder};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -130,6 +132,11 @@ impl Context {
         if !late && std::env::var_os("AGENTFS_ALLOW_BASE").is_some() {
             return Err(not_allowed(refused));
         }
+        // Before the daemon starts afresh for it.
+        std::fs::read_dir(base).map_err(|e| {
+            CliError::new(Kind::Base, format!("{} cannot be a base: {e}", base.display()))
+                .hint("name a directory that exists and that you can read")
+        })?;
         let Ok(mut holder) = holder::Client::connect(&self.paths.socket) else { return Err(not_allowed(refused)) };
         holder.allow_base(base)?;
         self.output.note(&if late {
@@ -188,11 +195,22 @@ pub(crate) fn resolve_base(base: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Err(refuse("is not a directory"));
     }
+    check_utf8(&path, Kind::Base, "base")?;
     if let Some(mount) = mountinfo::around(&path).doing(|| "read the list of mounts".into())? {
         return Err(refuse(&format!("lies on the mounted branch {}", mount.branch))
             .hint(format!("make a branch of that branch: agentfs branch create NAME --from {}", mount.branch)));
     }
     Ok(path)
+}
+
+/// The control protocol carries paths as text.
+pub(crate) fn check_utf8(path: &Path, kind: Kind, what: &str) -> Result<()> {
+    if path.to_str().is_some() {
+        return Ok(());
+    }
+    let shown = escape(path.as_os_str().as_bytes());
+    Err(CliError::new(kind, format!("the path of the {what}, {shown}, is not UTF-8"))
+        .hint("rename the directory; what lies in it may have any names"))
 }
 
 /// A refusal of a base tells where the base really is; this adds the path that the user gave.

@@ -51,6 +51,15 @@ pub(crate) const TABLE: [(u8, &str, &str); 18] = [
     (127, "command-not-found", "run: the command was not found"),
 ];
 
+/// The table for programs.
+pub(crate) fn document() -> serde_json::Value {
+    let row = |(code, name, meaning): (u8, &str, &str)| {
+        let name = Some(name).filter(|name| !name.is_empty());
+        serde_json::json!({"exit_code": code, "code": name, "meaning": meaning})
+    };
+    TABLE.into_iter().map(row).collect()
+}
+
 /// The table as text.
 pub(crate) fn table() -> String {
     use std::fmt::Write as _;

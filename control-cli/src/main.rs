@@ -47,17 +47,32 @@ fn main() -> ExitCode {
     }
 }
 
+/// The parser's message without its layout: what is missing stands on lines of its own.
+fn in_one_line(text: &str) -> String {
+    let told = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
+    told.collect::<Vec<_>>().join(" ").trim_start_matches("error: ").to_owned()
+}
+
 /// Help and version go to standard output; everything else is an error, in JSON if that was asked for.
 fn misunderstood(error: &clap::Error) -> ExitCode {
     let json = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json");
     if error.use_stderr() && json {
-        let text = error.to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        let error = error::CliError::new(error::Kind::Usage, message).hint("agentfs --help");
+        let error = error::CliError::new(error::Kind::Usage, in_one_line(&error.to_string())).hint("agentfs --help");
         Output { json }.error(&error);
     } else {
         // Nobody is left to be told when the stream is closed.
         error.print().ok();
     }
     ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_is_missing_is_named_in_one_line() {
+        use clap::Parser as _;
+        let parsed = crate::args::Cli::try_parse_from(["agentfs", "--json", "diff"]);
+        let told = super::in_one_line(&parsed.map(drop).map_or_else(|e| e.to_string(), |()| String::new()));
+        assert_eq!(told, "the following required arguments were not provided: <BRANCH>");
+    }
 }

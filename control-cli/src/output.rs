@@ -1,6 +1,6 @@
 //! What the user gets to read: text or JSON, never both.
 
-use crate::error::CliError;
+use crate::error::{CliError, Doing, Result};
 use crate::exit;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -19,9 +19,9 @@ pub(crate) struct Output {
 
 impl Output {
     /// The result of a command: the text, or the document.
-    pub(crate) fn result<T: Serialize>(self, document: &T, text: impl FnOnce() -> String) {
+    pub(crate) fn result<T: Serialize>(self, document: &T, text: impl FnOnce() -> String) -> Result<()> {
         let text = if self.json { format!("{}\n", versioned(document)) } else { text() };
-        write_out(&text);
+        write_out(&text)
     }
 
     /// Something the user should know, on standard error. Not with JSON: there it stands in the document.
@@ -93,9 +93,12 @@ pub(crate) fn versioned<T: Serialize>(document: &T) -> Value {
 }
 
 /// Writes to standard output. A reader that went away (`| head`) is no failure of the command.
-pub(crate) fn write_out(text: &str) {
+pub(crate) fn write_out(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e).doing(|| "write to standard output".into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn write_err(text: &str) {

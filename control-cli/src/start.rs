@@ -61,7 +61,8 @@ pub(crate) fn start(paths: &Paths, allow_base: &[PathBuf]) -> Result<Client> {
             // It listens before it knows that it cannot stay.
             return failed(paths, &format!("the daemon does not start: {}", error.message), &paths.holder_log());
         }
-        error.prefix("the daemon does not start")
+        let what = "the daemon does not start";
+        if error.message.starts_with(what) { error } else { error.prefix(what) }
     })?;
     match Client::connect(&paths.socket) {
         Err(e) => Err(failed(paths, &format!("the daemon was started and does not serve: {e}"), &paths.daemon_log())),

@@ -299,6 +299,9 @@ fn refused(mountpoint: &Path, allow_other: bool, error: &io::Error) -> Failure {
             "fusermount3 mounts only for users with a name: give yours an entry in /etc/passwd, or use `agentfs run`",
         );
     }
+    if text.contains("no write access to mountpoint") {
+        return failure(ErrorCode::Denied, message, "mount on a directory of your own");
+    }
     match error.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => failure(
             ErrorCode::Denied,

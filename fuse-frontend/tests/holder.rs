@@ -321,3 +321,34 @@ fn a_socket_behind_a_closed_directory_stays_within_reach() {
     world.fake.die();
     world.succeed("echo there > $1/f; grep there $1/f");
 }
+
+/// A store that is removed and made again left its holder and daemon behind for ever, and the old holder took the
+/// new one's socket with it when it ended at last.
+#[test]
+fn a_holder_that_nobody_can_reach_ends_and_leaves_the_name_to_its_successor() {
+    let mut world = World::new();
+    let socket = socket_path(&world.socket());
+    fs::remove_file(&socket).unwrap();
+    let _successor = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    // Looked at whenever it wakes, and once a minute.
+    kill(Pid::from_raw(world.holder.id().cast_signed()), Signal::SIGCHLD).unwrap();
+    wait_for("it ends", || world.holder.try_wait().unwrap().is_some());
+    assert!(fs::symlink_metadata(&socket).is_ok(), "the socket of another holder is gone");
+}
+
+#[test]
+fn a_holder_that_nobody_can_reach_stays_for_its_mounts() {
+    if !can_mount() {
+        return;
+    }
+    let mut world = World::new();
+    assert!(world.mount("good").status.success());
+    fs::remove_file(socket_path(&world.socket())).unwrap();
+    kill(Pid::from_raw(world.holder.id().cast_signed()), Signal::SIGCHLD).unwrap();
+    thread::sleep(Duration::from_millis(300));
+    world.succeed("echo there > $1/f; grep there $1/f");
+    assert!(world.holder.try_wait().unwrap().is_none(), "it left its mount");
+    assert!(Command::new("umount").arg(world.mnt()).status().unwrap().success());
+    // The frontend's end wakes it.
+    wait_for("it ends", || world.holder.try_wait().unwrap().is_some());
+}

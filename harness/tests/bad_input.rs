@@ -13,7 +13,9 @@ use harness::run::run;
 use harness::small_disk::SmallDisk;
 use harness::tree::Columns;
 use harness::{Tree, World, procs, sys};
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -255,6 +257,94 @@ fn nonsense_on_the_command_line_is_refused() {
     let begun = Instant::now();
     world.try_cli(&["branch", "list"]);
     assert!(begun.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn paths_that_are_no_text_are_told_at_once() {
+    let Some(world) = World::start("paths_that_are_no_text") else { return };
+    let good = world.base("p");
+    let odd = world.dir().join("host").join(OsStr::from_bytes(b"odd-\xff"));
+    std::fs::create_dir(&odd).unwrap();
+    let begun = Instant::now();
+    for command in [&["branch", "create", "b"][..], &["run", "--branch", "b"], &["mount", "--branch", "b"]] {
+        let mut args: Vec<&OsStr> = command.iter().map(OsStr::new).collect();
+        args.extend([OsStr::new("--base"), odd.as_os_str()]);
+        args.extend(if command[0] == "run" { &["--", "true"][..] } else { &[] }.iter().map(OsStr::new));
+        let at = world.mountpoint();
+        args.extend((command[0] == "mount").then_some(at.as_os_str()));
+        let out = world.cli_fails(&args).code(66);
+        assert!(out.says(r"odd-\xff") && out.says("UTF-8"), "{out}");
+    }
+    let args = ["mount", "--branch", "b", "--base", text(&good)].map(OsStr::new);
+    let out = world.cli_fails(&[&args[..], &[odd.as_os_str()]].concat()).code(2);
+    assert!(out.says(r"odd-\xff") && out.says("UTF-8"), "{out}");
+    assert!(begun.elapsed() < Duration::from_secs(60), "it waited for an answer to what it could not ask");
+}
+
+#[test]
+fn answers_that_cannot_be_written_are_failures() {
+    let Some(world) = World::start("answers_that_cannot_be_written") else { return };
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    for args in [&["branch", "list"][..], &["branch", "list", "--json"], &["help", "exit-codes"], &["mounts"]] {
+        let status = world.agentfs(args).stdout(full()).stderr(std::process::Stdio::null()).status().unwrap();
+        assert_eq!(status.code(), Some(28), "{args:?}");
+    }
+    // A reader that has enough is none.
+    let script = "agentfs help exit-codes | true; exit ${PIPESTATUS[0]}";
+    let path = format!("{}:{}", world.bins().dir().display(), std::env::var("PATH").unwrap());
+    run(world.command("bash").args(["-c", script]).env("PATH", path), Duration::from_secs(30)).success();
+}
+
+#[test]
+fn mistakes_are_told_to_programs_too() {
+    let Some(world) = World::start("mistakes_are_told_to_programs") else { return };
+    let told = |args: &[&str], code: i32| {
+        let out = world.cli_fails(args).code(code);
+        assert_eq!(out.stdout, "", "{out}");
+        let error: serde_json::Value = serde_json::from_str(&out.stderr).unwrap();
+        error["error"]["message"].as_str().unwrap().to_owned()
+    };
+    assert!(told(&["--json", "diff"], 2).contains("<BRANCH>"));
+    assert!(told(&["snapshot", "create", "--json"], 2).contains("--branch <NAME> --name <NAME>"));
+    let codes = world.json(&["help", "exit-codes"].map(OsStr::new));
+    assert!(codes.as_array().unwrap().iter().any(|row| row["code"] == "conflict" && row["exit_code"] == 10), "{codes}");
+    // A mount of `agentfs run` is listed, and cannot be unmounted from outside.
+    let base = world.base("p");
+    let mut running =
+        world.spawn(&mut world.agentfs(["run", "--base", text(&base), "--branch", "b", "--", "sleep", "60"]));
+    assert!(procs::wait_for(Duration::from_secs(20), || world.cli(&["mounts"]).says(text(&base))));
+    assert!(told(&["--json", "umount", text(&base)], 75).contains("another mount namespace"));
+    assert!(world.cli_fails(&["daemon", "stop"]).code(75).says("agentfs run"));
+    assert!(running.poll().is_none());
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(running.pid()).unwrap(),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    running.finish(Duration::from_secs(20)).code(143);
+}
+
+#[test]
+fn a_disk_without_room_for_a_store_is_told_until_there_is() {
+    let Some(outer) = World::start("a_disk_without_room") else { return };
+    let disk = outer.out().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    outer.program(outer.dir(), "mount", &["-t", "tmpfs", "-o", "size=2m", "none", text(&disk)]);
+    std::fs::write(disk.join("filler"), vec![1; 3 << 20]).unwrap_err();
+    let store = disk.join("store");
+    let agentfs = |args: &[&str]| {
+        let mut command = outer.agentfs([&["--store", text(&store)], args].concat());
+        run(command.env_remove("AGENTFS_SOCKET"), Duration::from_secs(60))
+    };
+    for _ in 0..2 {
+        let out = agentfs(&["branch", "list"]).code(28);
+        assert!(out.says("no space left for the store") && out.stderr.matches("does not start").count() == 1, "{out}");
+    }
+    // The daemon is not yet due again: whoever asks need not wait for that.
+    outer.program(outer.dir(), "mount", &["-o", "remount,size=64m", "none", text(&disk)]);
+    agentfs(&["branch", "list"]).success();
+    agentfs(&["daemon", "stop"]).success();
+    outer.program(outer.dir(), "umount", &[text(&disk)]);
 }
 
 #[test]

@@ -24,17 +24,17 @@ pub(super) fn branch(context: &Context, args: args::Branch) -> Result<()> {
                 .create_branch(&mut client, &Command::BranchCreate { name, base, from, frozen, reuse: false })
                 .map_err(|e| with_base_as_given(e, given.as_deref()))?;
             warn(context, &info);
-            context.output.result(&info, || made(&info));
+            context.output.result(&info, || made(&info))?;
         }
         args::Branch::List => {
             let mut client = context.ensure()?;
             let list = context.ask(&mut client, Client::branch_list)?;
-            context.output.result(&list, || listing(&list));
+            context.output.result(&list, || listing(&list))?;
         }
         args::Branch::Show { name } => {
             let mut client = context.ensure()?;
             let info = context.ask(&mut client, |c| c.branch_show(&name))?;
-            context.output.result(&info, || details(&info));
+            context.output.result(&info, || details(&info))?;
         }
         args::Branch::Delete { name, dry_run } => delete(context, &mut context.ensure()?, &name, dry_run)?,
     }
@@ -54,7 +54,7 @@ pub(super) fn discard(context: &Context, args: &args::Discard) -> Result<()> {
 pub(super) fn delete(context: &Context, client: &mut Client, name: &str, dry_run: bool) -> Result<()> {
     let removed = client.branch_delete(name, dry_run).told().map_err(|e| mount::in_use(e, client, name))?;
     let document = json!({"branch": name, "dry_run": dry_run, "removed": removed});
-    context.output.result(&document, || told(name, &removed, dry_run));
+    context.output.result(&document, || told(name, &removed, dry_run))?;
     Ok(())
 }
 

@@ -33,15 +33,13 @@ pub(super) fn commit(context: &Context, args: &args::Commit) -> Result<()> {
         return Err(conflicts(context, &plan, args.dry_run));
     }
     if let Some(changes) = changes {
-        report(context, &plan, &changes, true);
-        return Ok(());
+        return report(context, &plan, &changes, true);
     }
     if plan.journal.is_some() {
         apply(context, &mut client, &plan)?;
     }
     drop(lock);
-    report(context, &plan, &plan.summary, false);
-    Ok(())
+    report(context, &plan, &plan.summary, false)
 }
 
 /// Prepares with the lock held. A daemon may still have been preparing for a command that was killed when
@@ -157,7 +155,7 @@ fn document(plan: &CommitPlan, changes: &Diff, dry_run: bool, applied: bool) -> 
     })
 }
 
-fn report(context: &Context, plan: &CommitPlan, changes: &Diff, dry_run: bool) {
+fn report(context: &Context, plan: &CommitPlan, changes: &Diff, dry_run: bool) -> Result<()> {
     context.output.result(&document(plan, changes, dry_run, !dry_run), || {
         let (branch, base) = (shown(&plan.branch), plan.base.display());
         if diff::total(changes) == 0 {
@@ -169,16 +167,19 @@ fn report(context: &Context, plan: &CommitPlan, changes: &Diff, dry_run: bool) {
             changes.changes.iter().for_each(|change| text.push_str(&diff::line(change)));
         }
         text
-    });
+    })
 }
 
 fn conflicts(context: &Context, plan: &CommitPlan, dry_run: bool) -> CliError {
-    context.output.result(&document(plan, &plan.summary, dry_run, false), || {
+    let listed = context.output.result(&document(plan, &plan.summary, dry_run, false), || {
         plan.conflicts
             .iter()
             .map(|Conflict { path, reason }| format!("conflict: {}: {}\n", shown(path), shown(reason)))
             .collect()
     });
+    if let Err(e) = listed {
+        context.output.error(&e);
+    }
     let n = count(plan.conflicts.len() as u64, "path", "paths");
     CliError::new(
         Kind::Conflict,

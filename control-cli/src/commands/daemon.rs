@@ -71,7 +71,7 @@ fn up(context: &Context, allow_base: &[PathBuf], foreground: bool) -> Result<()>
     context.output.result(&json!({"started": before, "daemon": status}), || {
         let what = if before { "started" } else { "runs already:" };
         format!("{what} daemon {} on the store {}\n", status.pid, status.store.display())
-    });
+    })?;
     Ok(())
 }
 
@@ -105,7 +105,7 @@ fn stop(context: &Context, force: bool) -> Result<()> {
     wait_gone(&pids)?;
     context.output.result(&json!({"stopped": !pids.is_empty(), "pids": pids}), || {
         if pids.is_empty() { "no daemon runs\n".into() } else { "stopped\n".into() }
-    });
+    })?;
     Ok(())
 }
 

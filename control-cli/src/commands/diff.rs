@@ -15,7 +15,7 @@ pub(super) fn diff(context: &Context, args: &args::Diff) -> Result<()> {
     let mut client = context.ensure()?;
     let limit = if args.stat { 0 } else { args.limit.unwrap_or(u64::MAX) };
     let diff = fetch(context, &mut client, &args.branch, limit)?;
-    context.output.result(&diff, || text(&diff, args.stat));
+    context.output.result(&diff, || text(&diff, args.stat))?;
     Ok(())
 }
 

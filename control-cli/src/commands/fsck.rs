@@ -25,7 +25,7 @@ pub(super) fn fsck(context: &Context, args: &args::Fsck) -> Result<u8> {
         }
     };
     let code = if report.errors > 0 { exit::code(Kind::Store) } else { exit::OK };
-    context.output.result(&report, || describe(&report));
+    context.output.result(&report, || describe(&report))?;
     Ok(code)
 }
 

@@ -3,13 +3,13 @@
 use crate::args::Cli;
 use crate::error::{CliError, Kind, Result};
 use crate::exit;
-use crate::output::write_out;
+use crate::output::{Output, write_out};
 use clap::CommandFactory;
 
 /// Explains a command, or the exit codes.
-pub(super) fn help(topic: &[String]) -> Result<u8> {
+pub(super) fn help(output: Output, topic: &[String]) -> Result<u8> {
     if topic.iter().map(String::as_str).eq(["exit-codes"]) {
-        write_out(&exit::table());
+        output.result(&exit::document(), exit::table)?;
         return Ok(exit::OK);
     }
     let mut command = Cli::command();
@@ -21,14 +21,14 @@ pub(super) fn help(topic: &[String]) -> Result<u8> {
                 .hint("agentfs --help lists the commands")
         })?;
     }
-    write_out(&found.render_long_help().to_string());
+    write_out(&found.render_long_help().to_string())?;
     Ok(exit::OK)
 }
 
 /// Prints a completion script.
-pub(super) fn completions(shell: clap_complete::Shell) -> u8 {
+pub(super) fn completions(shell: clap_complete::Shell) -> Result<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "agentfs", &mut script);
-    write_out(&String::from_utf8_lossy(&script));
-    exit::OK
+    write_out(&String::from_utf8_lossy(&script))?;
+    Ok(exit::OK)
 }

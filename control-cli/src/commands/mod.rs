@@ -15,6 +15,7 @@ mod upgrade;
 use crate::args::{Cli, Command};
 use crate::context::Context;
 use crate::error::Result;
+use crate::output::Output;
 use crate::{exit, start};
 
 /// Does what the command line says; the exit code.
@@ -23,8 +24,8 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8> {
     let global = global.or_environment();
     let context = || Context::new(&global);
     match command {
-        Command::Completions { shell } => return Ok(help::completions(shell)),
-        Command::Help { topic } => return help::help(&topic),
+        Command::Completions { shell } => return help::completions(shell),
+        Command::Help { topic } => return help::help(Output { json: global.json }, &topic),
         Command::InternalHold { command } => return Err(start::become_holder(&command)),
         Command::Run(args) => return run::run(&context()?, args),
         Command::Fsck(args) => return fsck::fsck(&context()?, &args),
@@ -32,7 +33,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8> {
         Command::Daemon(args) => return daemon::daemon(&context()?, args),
         Command::Mount(args) => mount::mount(&context()?, &args)?,
         Command::Umount(args) => mount::umount(&context()?, &args)?,
-        Command::Mounts => mount::mounts(&context()?),
+        Command::Mounts => mount::mounts(&context()?)?,
         Command::Branch(args) => branch::branch(&context()?, args)?,
         Command::Snapshot(args) => snapshot::snapshot(&context()?, args)?,
         Command::Diff(args) => diff::diff(&context()?, &args)?,

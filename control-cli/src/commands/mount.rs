@@ -2,7 +2,7 @@
 
 use super::{branch, commit};
 use crate::args;
-use crate::context::{Context, Told, resolve_base, with_base_as_given};
+use crate::context::{Context, Told, check_utf8, resolve_base, with_base_as_given};
 use crate::error::{CliError, Doing, Kind, Result};
 use crate::mounter::{self, Request};
 use crate::mountinfo;
@@ -48,7 +48,7 @@ pub(super) fn mount(context: &Context, args: &args::Mount) -> Result<()> {
     let held = mounter::mount(context, &request).map_err(|e| in_use(e, &mut client, &args.branch))?;
     context.output.result(&json!({"mount": held, "branch": info}), || {
         format!("mounted {} on {}\n", shown(&args.branch), held.name.mountpoint.display())
-    });
+    })?;
     Ok(())
 }
 
@@ -86,6 +86,7 @@ fn check_mountpoint(path: &Path) -> Result<PathBuf> {
             refuse(&format!("cannot be reached: {e}"))
         }
     })?;
+    check_utf8(&found, Kind::Usage, "mountpoint")?;
     if found.is_dir() { Ok(found) } else { Err(refuse("is not a directory")) }
 }
 
@@ -118,36 +119,46 @@ pub(super) fn umount(context: &Context, args: &args::Umount) -> Result<()> {
     };
     // Perhaps named through a symbolic link.
     let other = std::fs::canonicalize(&args.mountpoint).ok();
+    let places: Vec<_> = std::iter::once(at.clone()).chain(other.clone()).collect();
     let found = match (mounted(&at)?, other) {
         (Some(mount), _) => Some((at.clone(), mount.branch)),
         (None, Some(other)) => mounted(&other)?.map(|mount| (other, mount.branch)),
         (None, None) => None,
     };
     let Some((at, branch)) = found else {
-        let branch = give_back(context, &at, None).ok_or_else(none)?;
-        told(context, &at, &branch, "had ended already; the branch is free again");
-        return Ok(());
+        let branch = give_back(context, &at, None).ok_or_else(|| elsewhere(context, &places).unwrap_or_else(none))?;
+        return told(context, &at, &branch, "had ended already; the branch is free again");
     };
     let lazy = unmount(&at, args.force, args.lazy)?;
     if lazy && !args.lazy {
         let why = "programs still hold it, so that it was taken out of sight only; it ends with the last of them";
-        told(context, &at, &branch, why);
+        let said = told(context, &at, &branch, why);
         give_back(context, &at, Some(&branch));
-        return Ok(());
+        return said;
     }
     // So that a commit right after this finds the branch unmounted; without a daemon there is none to wait for.
     if !args.lazy {
         give_back(context, &at, Some(&branch));
     }
-    told(context, &at, &branch, "");
-    Ok(())
+    told(context, &at, &branch, "")
 }
 
-fn told(context: &Context, at: &Path, branch: &str, more: &str) {
+/// Why a mount that is listed cannot be unmounted from here.
+fn elsewhere(context: &Context, places: &[PathBuf]) -> Option<CliError> {
+    let mounts = context.connect_within(ANSWER_MAX).ok()?.mounts().ok()?;
+    let mount = mounts.iter().find(|m| places.iter().any(|at| mountinfo::same(&m.mountpoint, at)))?;
+    let at = mount.mountpoint.display();
+    let message = format!("the branch {} is mounted on {at} in another mount namespace", shown(&mount.branch));
+    Some(CliError::new(Kind::Busy, message).hint(
+        "a command of `agentfs run`, or a process that it left behind, works on it: the mount ends with the last of them",
+    ))
+}
+
+fn told(context: &Context, at: &Path, branch: &str, more: &str) -> Result<()> {
     context.output.result(&json!({"unmounted": at, "branch": branch}), || {
         let more = if more.is_empty() { String::new() } else { format!(": {more}") };
         format!("unmounted {} from {}{more}\n", shown(branch), at.display())
-    });
+    })
 }
 
 /// Waits until the daemon has the mount no more. One whose processes died is given back for them. The branch
@@ -251,12 +262,12 @@ fn is_dead(at: &Path) -> bool {
 }
 
 /// `agentfs mounts`.
-pub(super) fn mounts(context: &Context) {
+pub(super) fn mounts(context: &Context) -> Result<()> {
     let (list, from) = collect(context);
     if let Some(why) = from {
         context.output.note(&format!("the daemon does not answer ({why}); figures are missing"));
     }
-    context.output.result(&list, || listing(&list));
+    context.output.result(&list, || listing(&list))
 }
 
 /// Mounts as the daemon has them; if it does not answer, as holder and kernel know them, and why.

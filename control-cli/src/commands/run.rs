@@ -4,7 +4,7 @@ use super::{branch, commit, diff, mount};
 use crate::args;
 use crate::child;
 use crate::context::{Context, Told, resolve_base, with_base_as_given};
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Kind, Result};
 use crate::mounter::{self, Request};
 use crate::namespace;
 use crate::output::{count, shown};
@@ -120,14 +120,17 @@ fn finish(context: &Context, args: &args::Run, info: &BranchInfo, stage: &Stage,
             context.output.error(&e);
         }
     };
-    let ended = ended.unwrap_or_else(|e| {
-        context.output.error(&e);
-        false
-    });
+    let unreachable = matches!(&ended, Err(e) if e.kind == Kind::Unreachable);
+    let in_use = ended.as_ref().is_ok_and(|ended| !ended);
+    told(ended.map(drop));
+    if unreachable {
+        // Stopped by force, say: what follows would only say so again.
+        return;
+    }
     if !args.no_summary {
         told(context.reconnect().and_then(|mut client| summary(context, &mut client, args, (info, stage, code))));
     }
-    if !ended {
+    if in_use {
         context.output.note("background processes of the command still use the branch; it stays mounted for them");
     }
     if args.discard {

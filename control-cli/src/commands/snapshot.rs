@@ -13,19 +13,19 @@ pub(super) fn snapshot(context: &Context, args: Snapshot) -> Result<()> {
     match args {
         Snapshot::Create { branch, name } => {
             let info = client.snapshot_create(&branch, &name).told()?;
-            context.output.result(&info, || made(&info));
+            context.output.result(&info, || made(&info))?;
         }
         Snapshot::List { of, branch } => {
             let branch = of.or(branch);
             let list = context.ask(&mut client, |c| c.snapshot_list(branch.as_deref()))?;
-            context.output.result(&list, || listing(&list));
+            context.output.result(&list, || listing(&list))?;
         }
         Snapshot::Delete { branch, name, dry_run } => {
             client.snapshot_delete(&branch, &name, dry_run).told()?;
             let verb = if dry_run { "would delete" } else { "deleted" };
             context.output.result(&json!({"branch": branch, "name": name, "dry_run": dry_run}), || {
                 format!("{verb} the snapshot {}@{}\n", shown(&branch), shown(&name))
-            });
+            })?;
         }
     }
     Ok(())

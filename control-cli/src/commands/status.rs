@@ -51,14 +51,14 @@ pub(super) fn status(context: &Context) -> Result<u8> {
             text.push_str(&mount::listing(&mounts));
         }
         text
-    });
+    })?;
     Ok(view.silent.map_or(exit::OK, |(code, _)| code))
 }
 
 /// `agentfs daemon status`.
 pub(super) fn daemon(context: &Context) -> Result<u8> {
     let view = look(context, false)?;
-    context.output.result(&document(&view), || describe(context, &view));
+    context.output.result(&document(&view), || describe(context, &view))?;
     Ok(view.silent.map_or(exit::OK, |(code, _)| code))
 }
 

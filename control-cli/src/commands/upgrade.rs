@@ -38,7 +38,7 @@ pub(super) fn upgrade(context: &Context) -> Result<()> {
         return Err(CliError::new(Kind::Unreachable, "no holder runs that could replace anything")
             .hint("what is installed serves from the next start on: agentfs daemon start"));
     };
-    context.output.result(&upgraded, || describe(&upgraded));
+    context.output.result(&upgraded, || describe(&upgraded))?;
     Ok(())
 }
 

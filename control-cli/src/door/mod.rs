@@ -89,20 +89,20 @@ fn obey(output: Output, cli: Cli) -> Result<()> {
     match cli.command {
         Order::SnapshotCreate { name } => {
             let info: SnapshotInfo = door.ask(Command::SnapshotCreate { branch: String::new(), name })?;
-            output.result(&with_id(&info), || snapshot::made(&info));
+            output.result(&with_id(&info), || snapshot::made(&info))?;
         }
         Order::SnapshotList { all } => {
             let branch = (!all).then(String::new);
             let list: Vec<SnapshotInfo> = door.ask(Command::SnapshotList { branch })?;
             let document: Vec<Value> = list.iter().map(with_id).collect();
-            output.result(&document, || snapshot::listing(&list));
+            output.result(&document, || snapshot::listing(&list))?;
         }
         Order::SnapshotDelete { snapshot } => {
             let (branch, name) = door.snapshot(&snapshot)?;
             door.ask::<Value>(Command::SnapshotDelete { branch: branch.clone(), name: name.clone(), dry_run: false })?;
             output.result(&json!({"branch": branch, "name": name, "dry_run": false}), || {
                 format!("deleted the snapshot {}@{}\n", shown(&branch), shown(&name))
-            });
+            })?;
         }
         Order::BranchCreate { snapshot, name } => {
             let from = match snapshot {
@@ -111,22 +111,22 @@ fn obey(output: Output, cli: Cli) -> Result<()> {
             };
             let create = Command::BranchCreate { name, base: None, from: Some(from), frozen: false, reuse: false };
             let info: BranchInfo = door.ask(create)?;
-            output.result(&info, || branch::made(&info));
+            output.result(&info, || branch::made(&info))?;
         }
         Order::BranchList => {
             let list: Vec<BranchInfo> = door.ask(Command::BranchList)?;
-            output.result(&list, || branch::listing(&list));
+            output.result(&list, || branch::listing(&list))?;
         }
         Order::BranchDelete { branch: name } => {
             let removed = door.ask(Command::BranchDelete { name: name.clone(), dry_run: false })?;
             let document = json!({"branch": name, "dry_run": false, "removed": removed});
-            output.result(&document, || branch::told(&name, &removed, false));
+            output.result(&document, || branch::told(&name, &removed, false))?;
         }
         Order::Diff { stat, limit } => {
             let limit = if stat { 0 } else { limit.unwrap_or(u64::MAX) };
             let ask = |limit, skip| door.ask::<Diff>(Command::Diff { branch: String::new(), limit, skip });
             let whole = diff::paged(limit, ask)?;
-            output.result(&whole, || diff::text(&whole, stat));
+            output.result(&whole, || diff::text(&whole, stat))?;
         }
     }
     Ok(())

@@ -98,20 +98,35 @@ fn check_git(base: &Path, frozen: bool) -> Result<Vec<String>, Failure> {
         );
         return Ok(if frozen { Vec::new() } else { vec![warning] });
     }
-    if !meta.is_file() {
-        return Ok(Vec::new());
-    }
-    let mut text = String::new();
-    let read = std::fs::File::open(&git).and_then(|f| f.take(GIT_FILE_MAX).read_to_string(&mut text));
-    let Some(dir) = read.ok().and_then(|_| text.strip_prefix("gitdir:")).map(str::trim) else { return Ok(Vec::new()) };
+    let Some(dir) = git_dir(&git, &meta) else { return Ok(Vec::new()) };
     let dir = base.join(dir);
     let dir = std::fs::canonicalize(&dir).unwrap_or(dir);
     if dir.starts_with(base) {
         return Ok(Vec::new());
     }
-    let main = dir.ancestors().find(|d| d.ends_with(".git")).and_then(Path::parent).unwrap_or(&dir);
     let message = format!("{} belongs to a git repository outside of it ({})", base.display(), dir.display());
-    Err(refuse(ErrorCode::Base, message)
-        .hint(format!("use the main checkout as the base, or branch the directory that holds both: {}", main.display()))
-        .done())
+    let main = dir.ancestors().find(|d| d.ends_with(".git")).and_then(Path::parent);
+    let both = base.ancestors().find(|above| dir.starts_with(above)).filter(|above| above.parent().is_some());
+    let hint = match (main, both) {
+        (Some(main), Some(both)) if main == both => format!("use the checkout that holds both: {}", main.display()),
+        (Some(main), Some(both)) => {
+            format!("use the main checkout, {}, or a directory that holds both, {}", main.display(), both.display())
+        }
+        (Some(main), None) => format!("use the main checkout: {}", main.display()),
+        (None, Some(both)) => format!("use a directory that holds both: {}", both.display()),
+        (None, None) => "use a directory that holds both".to_owned(),
+    };
+    Err(refuse(ErrorCode::Base, message).hint(hint).done())
+}
+
+/// Where a `.git` that is no directory leads, relative to the directory it lies in.
+fn git_dir(git: &Path, meta: &std::fs::Metadata) -> Option<PathBuf> {
+    if meta.is_symlink() {
+        return std::fs::read_link(git).ok();
+    }
+    let mut text = String::new();
+    // Not a FIFO, which would be waited for.
+    let file = if meta.is_file() { std::fs::File::open(git).ok()? } else { return None };
+    file.take(GIT_FILE_MAX).read_to_string(&mut text).ok()?;
+    text.strip_prefix("gitdir:").map(|dir| PathBuf::from(dir.trim()))
 }

@@ -28,7 +28,7 @@ pub(super) fn check_name(what: &str, name: &str) -> Result<(), Failure> {
     } else if name.starts_with(['-', '.']) {
         "begins with '-' or '.'"
     } else if !name.bytes().all(plain) {
-        "has characters other than letters, digits, '.', '_', '/' and '-'"
+        "has characters other than A-Z, a-z, 0-9, '.', '_', '/' and '-'"
     } else {
         return Ok(());
     };

@@ -103,10 +103,8 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {
             let code = failed.exit_code();
-            // Also where no log is set up yet, and whatever the log's filter is.
-            if writeln!(io::stderr(), "agentfsd: {failed}").is_err() {
-                return ExitCode::FAILURE;
-            }
+            // Also where no log is set up yet, and whatever the log's filter is. On a full disk the code alone tells.
+            writeln!(io::stderr(), "agentfsd: {failed}").ok();
             ExitCode::from(code)
         }
     }

@@ -19,6 +19,8 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Exit code of a daemon whose store has no space left.
+const NO_SPACE: i32 = 28;
 /// Bytes of the log's end that explain a failed start.
 const LOG_TAIL: u64 = 4096;
 /// How long a daemon may take to say who keeps it: it may just have been started for the question.
@@ -42,6 +44,8 @@ pub(super) struct DaemonChild {
     pub(super) last_end: Option<String>,
     /// What is started.
     pub(super) program: Program,
+    /// It ended for want of space, which its log may not tell then.
+    pub(super) disk_is_full: bool,
 }
 
 impl DaemonChild {
@@ -58,6 +62,7 @@ impl DaemonChild {
             served: 0,
             last_end: None,
             program: Program::at(&serve::sibling(own, "agentfsd")),
+            disk_is_full: false,
         }
     }
 
@@ -101,6 +106,7 @@ impl DaemonChild {
     pub(super) fn ended(&mut self, status: ExitStatus, wanted: bool, now: Instant) {
         self.ready = false;
         self.last_end = Some(status.to_string());
+        self.disk_is_full = status.code() == Some(NO_SPACE);
         let replaced = std::mem::take(&mut self.replaced);
         if !wanted {
             self.keeper.never();

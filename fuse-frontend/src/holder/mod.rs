@@ -61,7 +61,7 @@ pub(crate) fn hold(config: HoldConfig) -> Result<(), Failure> {
     }
     prepare(&config.paths)?;
     let socket = config.paths.holder_socket();
-    let (listener, _lock) = server::listen(&socket)?;
+    let server::Listening { listener, name, lock: _lock } = server::listen(&socket)?;
     let managed = daemon::is_managed(&config.paths.socket);
     if managed {
         tracing::info!("a service manager keeps the daemon; this holder keeps mounts only");
@@ -83,13 +83,16 @@ pub(crate) fn hold(config: HoldConfig) -> Result<(), Failure> {
         if over {
             break;
         }
+        if !name.is_ours() && shared.end_unless_needed() {
+            tracing::warn!(socket = %socket.display(), "nobody can reach this holder any more, and nothing is mounted");
+        }
         sleep(&mut wake_rx, after).map_err(|e| failed("cannot wait", &e))?;
         if asked_to_end.swap(false, Ordering::Relaxed) {
             tracing::info!("a signal asks the holder to end");
             shared.end();
         }
     }
-    fs::remove_file(&socket).ok();
+    name.remove();
     tracing::info!("the holder ends");
     Ok(())
 }

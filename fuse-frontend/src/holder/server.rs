@@ -8,9 +8,10 @@ use shm_transport::control::holder::{Call, Command, MOUNT_FDS, VERSION};
 use shm_transport::control::line::{Line, LineStream};
 use shm_transport::control::{Answer, ErrorCode, Failure};
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,8 +21,50 @@ const CLIENTS_MAX: usize = 64;
 /// How long a client may be silent.
 const SILENCE_MAX: Duration = Duration::from_mins(2);
 
-/// Listens, as the only holder of this socket. The lock is kept while the holder lives.
-pub(super) fn listen(socket: &Path) -> Result<(UnixListener, Flock<File>), Failure> {
+/// The holder's end of its socket.
+#[derive(Debug)]
+pub(super) struct Listening {
+    pub(super) listener: UnixListener,
+    pub(super) name: Name,
+    /// Kept while the holder lives.
+    pub(super) lock: Flock<File>,
+}
+
+/// The socket's name, which somebody may take away (a store that is removed) and another holder may take.
+#[derive(Debug)]
+pub(super) struct Name {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Name {
+    fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), identity: identity(path)? })
+    }
+
+    /// Whether the name still leads to this holder. What cannot be looked at may come back.
+    pub(super) fn is_ours(&self) -> bool {
+        match identity(&self.path) {
+            Ok(identity) => identity == self.identity,
+            Err(e) => e.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Removes it, but not another holder's.
+    pub(super) fn remove(&self) {
+        if self.is_ours() {
+            fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let meta = fs::symlink_metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+/// Listens, as the only holder of this socket.
+pub(super) fn listen(socket: &Path) -> Result<Listening, Failure> {
     let failed = |what: &str, e: &dyn std::fmt::Display| Failure {
         code: ErrorCode::Denied,
         message: format!("{what} {}: {e}", socket.display()),
@@ -50,7 +93,8 @@ pub(super) fn listen(socket: &Path) -> Result<(UnixListener, Flock<File>), Failu
     fs::remove_file(socket).ok();
     let listener = UnixListener::bind(socket).map_err(|e| failed("cannot listen on", &e))?;
     fs::set_permissions(socket, fs::Permissions::from_mode(0o600)).map_err(|e| failed("cannot protect", &e))?;
-    Ok((listener, lock))
+    let name = Name::of(socket).map_err(|e| failed("cannot look at", &e))?;
+    Ok(Listening { listener, name, lock })
 }
 
 /// Serves clients for ever, each in a thread of its own.

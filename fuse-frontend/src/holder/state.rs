@@ -33,6 +33,9 @@ const FIRST_TRIES: usize = 3;
 /// Longest wait for a daemon to serve, or for a frontend to attach.
 const READY_MAX: Duration = Duration::from_mins(1);
 
+const UNMOUNT_FIRST: &str =
+    "unmount them first: agentfs umount DIR; those of `agentfs run` end with the last process of their command";
+
 #[derive(Debug)]
 pub(super) struct Stop {
     /// When the daemon is killed if it still runs.
@@ -229,7 +232,10 @@ impl Shared {
         }
         let now = Instant::now();
         let deadline = now + timeout.min(READY_MAX);
-        if state.stop.is_none() && state.daemon.keeper.pid().is_none() && state.daemon.keeper.due_in(now).is_none() {
+        // Not due: it was stopped. What kept it from starting may be over.
+        let fails = state.daemon.keeper.early_deaths >= EARLY_DEATHS_MAX;
+        let rests = state.daemon.keeper.pid().is_none() && (fails || state.daemon.keeper.due_in(now).is_none());
+        if state.stop.is_none() && rests {
             state.daemon.keeper.at_once(now);
             self.wake();
         }
@@ -252,6 +258,11 @@ impl Shared {
     }
 
     fn does_not_start(state: &State) -> Failure {
+        if state.daemon.disk_is_full {
+            let store = state.config.paths.store.display();
+            let message = format!("the daemon does not start: no space left for the store {store}");
+            return refusal(ErrorCode::NoSpace, message, Some("free some space on its file system, and try again"));
+        }
         let end = state.daemon.last_end.as_deref().unwrap_or("it ended");
         let tail = log_tail(&state.config.paths.daemon_log());
         let message = if tail.is_empty() {
@@ -358,6 +369,12 @@ impl Shared {
         self.await_ready(state, served, READY_MAX)
     }
 
+    /// Begins to stop, if nothing is mounted: for a holder that nobody can reach. Whether it does so now.
+    pub(super) fn end_unless_needed(&self) -> bool {
+        let stops = self.lock().stop.is_some();
+        !stops && self.begin_stop(false).is_ok()
+    }
+
     /// Begins to stop everything. The tending thread does the rest.
     pub(super) fn begin_stop(&self, force: bool) -> Result<(), Failure> {
         self.begin_stop_for(force, 0)
@@ -369,7 +386,7 @@ impl Shared {
             let places: Vec<String> =
                 state.mounts.values().map(|mount| mount.name.mountpoint.display().to_string()).collect();
             let message = format!("{} mount(s) live: {}", places.len(), places.join(", "));
-            return Err(refusal(ErrorCode::Busy, message, Some("unmount them first: agentfs umount DIR")));
+            return Err(refusal(ErrorCode::Busy, message, Some(UNMOUNT_FIRST)));
         }
         if state.stop.is_none() {
             state.stop = Some(Stop { deadline: Instant::now() + STOP_MAX, waiting: 0, force });

@@ -91,6 +91,10 @@ impl Client {
     /// As [`Self::call`], with descriptors beside the line.
     pub fn call_with(&mut self, command: Command, fds: &[BorrowedFd<'_>]) -> Result<Value, ClientError> {
         let sent = self.lines.write_with(&Call { v: VERSION, command }, fds);
+        // A call that cannot be written as a line: nothing went, and nothing would come.
+        if let Err(unsayable @ (LineError::Json(_) | LineError::TooLong)) = sent {
+            return Err(unsayable.into());
+        }
         // Who turns us away says why and closes, perhaps before all of the call went.
         let line = match (self.lines.read(), sent) {
             (Ok(Some(line)), _) => line,

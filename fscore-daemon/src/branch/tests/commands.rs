@@ -65,6 +65,15 @@ fn git_checkouts_are_told_apart() {
     let (base, dir) = (world.base(), world.dir.path());
     std::fs::create_dir_all(dir.join("main/.git/worktrees/w")).unwrap();
     std::fs::write(base.join(".git"), "gitdir: ../main/.git/worktrees/w\n").unwrap();
+    let hint = || world.branches.handle(&create("a", Some(base.clone()), None, false)).unwrap_err().hint.unwrap();
+    assert_eq!(world.refused(&create("a", Some(base.clone()), None, false)), ErrorCode::Base);
+    let (main, both) = (dir.join("main"), dir.display());
+    assert_eq!(hint(), format!("use the main checkout, {}, or a directory that holds both, {both}", main.display()));
+    // As `git init --separate-git-dir` makes it, and as a link.
+    std::fs::write(base.join(".git"), "gitdir: ../main\n").unwrap();
+    assert_eq!(hint(), format!("use a directory that holds both: {both}"));
+    std::fs::remove_file(base.join(".git")).unwrap();
+    symlink("../main/.git", base.join(".git")).unwrap();
     assert_eq!(world.refused(&create("a", Some(base.clone()), None, false)), ErrorCode::Base);
     std::fs::remove_file(base.join(".git")).unwrap();
     std::fs::create_dir(base.join(".git")).unwrap();

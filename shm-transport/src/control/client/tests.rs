@@ -48,3 +48,17 @@ fn no_daemon_is_told_from_other_failures() {
     let long = dir.path().join("x".repeat(200));
     assert!(!Client::connect(&long).unwrap_err().is_not_running());
 }
+
+/// It once waited for the answer to a call that it had not sent.
+#[test]
+fn a_call_that_cannot_be_written_is_an_error_at_once() {
+    use std::os::unix::ffi::OsStringExt;
+    let (_dir, socket, thread) = daemon(vec![Answer::Ok(json!([]))]);
+    let mut client = Client::connect(&socket).unwrap();
+    let base = Some(std::ffi::OsString::from_vec(b"/base-\xff".to_vec()).into());
+    let create = Command::BranchCreate { name: "x".into(), base, from: None, frozen: false, reuse: false };
+    assert!(matches!(client.branch_create(create), Err(ClientError::Line(LineError::Json(_)))));
+    // The connection is as good as before.
+    assert!(client.mounts().unwrap().is_empty());
+    assert_eq!(thread.join().unwrap().len(), 1);
+}
