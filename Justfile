@@ -58,6 +58,30 @@ test-pjdfs-subset mount *groups: build
 test-fsx *args: build
     target/debug/agentfs-harness fsx {{args}}
 
+# A suite by its name, with logs/NAME-TIMESTAMP/summary.json and results.jsonl; without a name they are listed
+test-suite *name: build
+    target/debug/agentfs-harness suite {{name}}
+
+# The suites of `test-suite`, each as a recipe
+test-fuse-basic-ops: (test-suite "fuse-basic-ops")
+test-fuse-negative-ops: (test-suite "fuse-negative-ops")
+test-fuse-overlay-ops: (test-suite "fuse-overlay-ops")
+test-fuse-control-plane: (test-suite "fuse-control-plane")
+test-fuse-mount-cycle: (test-suite "fuse-mount-cycle")
+test-fuse-mount-failures: (test-suite "fuse-mount-failures")
+test-fuse-mount-concurrent: (test-suite "fuse-mount-concurrent")
+test-fuse-xattrs: (test-suite "fuse-xattrs")
+test-fuse-mknod: (test-suite "fuse-mknod")
+test-fuse-mount-options: (test-suite "fuse-mount-options")
+test-fuse-advanced-io: (test-suite "fuse-advanced-io")
+test-fuse-security-permissions: (test-suite "fuse-security-permissions")
+test-fuse-security-privileges: (test-suite "fuse-security-privileges")
+test-fuse-security-input: (test-suite "fuse-security-input")
+test-fuse-security-sandbox: (test-suite "fuse-security-sandbox")
+test-fuse-security-robustness: (test-suite "fuse-security-robustness")
+test-fuse-stress: (test-suite "fuse-stress")
+test-fuse-compat: (test-suite "fuse-compat")
+
 # Models of the lock-free code, every interleaving up to its bounds
 loom *args:
     RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS="${LOOM_MAX_PREEMPTIONS:-3}" CARGO_TARGET_DIR=target/loom \

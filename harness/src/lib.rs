@@ -32,6 +32,7 @@ pub mod procs;
 pub mod results;
 pub mod run;
 pub mod small_disk;
+pub mod suite;
 pub mod suites;
 pub mod sys;
 pub mod tree;

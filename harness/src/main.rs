@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use harness::chaos::workloads::{self, Kind, Place};
 use harness::chaos::{self, Control};
 use harness::posix::{fsx, pjdfstest};
-use harness::{bench, probe, suites};
+use harness::{bench, probe, suite, suites};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,6 +28,8 @@ enum Command {
     Chaos(chaos::Options),
     /// Run pjdfstest on a branch and natively on ext4.
     Pjdfstest(pjdfstest::Options),
+    /// Run the tests of a suite by its name, with structured results.
+    Suite(suite::Options),
     /// Run fsx on a branch in each way of doing input and output.
     Fsx(fsx::Options),
     /// A child program of a test.
@@ -83,6 +85,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Chaos(options) => chaos::run(&options),
         Command::Pjdfstest(options) => pjdfstest::run(&options),
+        Command::Suite(options) => suite::run(&options),
         Command::Fsx(options) => fsx::run(&options),
         Command::Probe(Probe::Errno { op, paths }) => probe::errno(&op, &paths).map(|name| println!("{name}")),
         Command::Probe(Probe::Churn { dir, control, seed }) => {

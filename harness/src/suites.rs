@@ -20,6 +20,7 @@ pub const SUITES: &[(&str, &str)] = &[
     ("control_door", "the control file of a mount: who may, what is refused, and that commands are carried out once"),
     ("real_input", "git, cargo, npm, SQLite and tar on a branch of a real project"),
     ("bad_input", "a clear error or right behaviour for wrong paths, stores, peers, and a full disk"),
+    ("mount_life", "a hundred mounts leave nothing; eight at once; refusals that help; programs at their limits"),
     ("posix_acl", "POSIX ACLs, umasks, trusted attributes and birth times as on ext4, of a base and of a branch"),
     ("differential", "random operations behave on a branch as on tmpfs"),
 ];
