@@ -40,6 +40,17 @@ pub(super) fn check(tables: &Tables, dir: &Path, found: &mut Vec<Finding>) -> io
         let key = keys::content(*id);
         let removed = tables.epochs.get(&owner.epoch).is_none_or(|epoch| is_dying(tables, epoch.branch));
         let Some((object, epoch)) = used.get(id) else {
+            // A change that the index lists and that is not there was lost: they go together.
+            let recorded =
+                tables.objects.get(&owner.object).is_some_and(|versions| versions.contains_key(&owner.epoch));
+            let changed = keys::changed_object(owner.epoch, owner.object);
+            let listed = tables.index.contains(&(owner.epoch, keys::tail(&changed, 1).unwrap_or_default().to_vec()));
+            if !removed && listed && !recorded {
+                let message = format!("the record of object {} is missing, whose bytes are in this file", owner.object);
+                let hint = "restore a backup of the store, or copy the content file away before the branch is deleted";
+                found.push(Finding::error("object-missing", &key, message).hint(hint).content(*id));
+                continue;
+            }
             if !removed {
                 let message = "no object needs this content file";
                 let repair = vec![Repair::Delete(key.clone()), Repair::Remove(*id)];

@@ -10,8 +10,8 @@
 //! finding   what is told
 //! ```
 //!
-//! A repair only does what loses nothing: it removes what nothing refers to, and writes what follows from other
-//! records. Everything else is told, with what to do.
+//! A repair only does what loses nothing: it removes what nothing refers to, unless a record that might is damaged or
+//! missing, and writes what follows from other records. Everything else is told, with what to do.
 #![forbid(unsafe_code)]
 
 mod contents;
@@ -34,6 +34,9 @@ use std::path::Path;
 /// Most findings in one answer; all are counted.
 const LISTED_MAX: usize = 500;
 
+/// What is said of leftovers beside damage.
+const KEPT: &str = "kept while there are errors: it may belong to what cannot be read";
+
 /// What a check found.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -53,7 +56,25 @@ pub fn check(store: &dyn Store, contents: &Path) -> io::Result<Found> {
     names::check(&tables, &reached, &mut findings);
     versions::check_belongings(&tables, &mut findings);
     let contents = contents::check(&tables, contents, &mut findings)?;
+    withhold(&mut findings);
     Ok(Found { records: tables.records, contents, findings })
+}
+
+/// While a record is damaged or missing, nobody knows what it referred to: what seems to be a leftover may be its.
+fn withhold(findings: &mut [Finding]) {
+    let hides = |finding: &Finding| {
+        // A content file names nothing.
+        finding.told.severity == FsckSeverity::Error
+            && finding.repair.is_empty()
+            && !matches!(finding.told.kind.as_str(), "content-missing" | "content-odd")
+    };
+    if !findings.iter().any(hides) {
+        return;
+    }
+    for finding in findings.iter_mut().filter(|finding| finding.told.severity == FsckSeverity::Leftover) {
+        finding.repair.clear();
+        finding.told.hint = KEPT.into();
+    }
 }
 
 /// Checks a store that is in use, as it was at one moment. Nobody waits longer for it than for a short read.

@@ -53,8 +53,13 @@ pub(super) fn check(tables: &Tables, found: &mut Vec<Finding>) -> BTreeSet<Epoch
     }
     for (id, epoch) in &tables.epochs {
         if !reached.contains(id) && !tables.has_mark(epoch.branch) {
-            let mark = if tables.branches.contains_key(&epoch.branch) { "reclaiming" } else { "deleting" };
-            let mark = keys::meta(&format!("{mark}-{}", epoch.branch));
+            // A branch that is being deleted has a mark from the batch on that takes its record.
+            if !tables.branches.contains_key(&epoch.branch) {
+                let message = format!("a state of branch {}, of which there is no record", epoch.branch);
+                found.push(Finding::error("branch-missing", &keys::epoch(*id), message));
+                continue;
+            }
+            let mark = keys::meta(&format!("reclaiming-{}", epoch.branch));
             let message = "a state that neither a branch nor a snapshot needs";
             let finding = Finding::leftover("epoch-unreachable", &keys::epoch(*id), message);
             found.push(finding.mend(vec![Repair::Put(mark, Vec::new())]));

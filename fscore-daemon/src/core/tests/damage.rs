@@ -5,6 +5,7 @@ use super::*;
 use crate::core::ids::{BranchId, ContentId, EpochId};
 use crate::core::record::{Body, ContentRecord, DirentRecord, FileBody, ObjectRecord, ReplyRecord};
 use crate::fsck::{self, Found};
+use shm_transport::control::FsckSeverity;
 use shm_transport::wire::{FileKind, SlotIndex};
 
 /// A mount with files, directories and links, of which the host has some.
@@ -197,6 +198,7 @@ fn a_version_tree_that_does_not_hold() {
     let damages: Vec<(&str, Damage<'_>)> = vec![
         ("epoch-missing", Box::new(|b| b.delete(keys::epoch(head)))),
         ("epoch-missing", Box::new(|b| b.delete(keys::epoch(EpochId(1))))),
+        ("branch-missing", Box::new(|b| b.delete(keys::branch(branch)))),
         ("epoch-order", Box::new(|b| b.put(keys::epoch(head), parent(head)))),
         ("epoch-unreachable", Box::new(|b| b.put(keys::epoch(EpochId(40)), parent(EpochId(1))))),
         (
@@ -261,4 +263,35 @@ fn a_shortened_record_is_found() {
         change(&rig, |batch| batch.put(key.as_slice(), value.as_slice()));
     }
     assert_eq!(kinds(&rig), Vec::<String>::new());
+}
+
+/// A repair would take what a damaged or missing record refers to for a leftover, and remove it.
+#[test]
+fn nothing_is_removed_while_a_record_is_damaged_or_missing() {
+    let rig = sample();
+    std::fs::write(rig.core.contents.path(ContentId(200)), b"").unwrap();
+    let leftover = look(&rig);
+    assert!(leftover.findings.iter().all(|finding| !finding.repair.is_empty()), "{:?}", leftover.findings);
+    for (key, value) in records(&rig) {
+        let Some((_, shorter)) = value.split_last() else { continue };
+        let damages: [&dyn Fn(&mut Batch); 2] = [&|b| b.put(key.as_slice(), shorter), &|b| b.delete(key.as_slice())];
+        for damage in damages {
+            change(&rig, |batch| damage(batch));
+            let found = look(&rig);
+            let unmended = |f: &&fsck::Finding| f.told.severity == FsckSeverity::Error && f.repair.is_empty();
+            let is_damaged = found.findings.iter().any(|finding| unmended(&finding));
+            // What may go by itself: replies and pre-images' names, for instance, refer to nothing.
+            let removed = found.findings.iter().filter(|f| f.told.severity == FsckSeverity::Leftover);
+            for finding in removed {
+                assert_eq!(finding.repair.is_empty(), is_damaged, "{key:?} {:?}", finding.told);
+            }
+            if matches!(key[0], b'B' | b'E') {
+                assert!(is_damaged, "{key:?}: {:?}", found.findings);
+            }
+            let removes = |step: &fsck::Repair| matches!(step, fsck::Repair::Remove(id) if *id != ContentId(200));
+            let lost = found.findings.iter().flat_map(|finding| &finding.repair).find(|step| removes(step));
+            assert_eq!(lost, None, "{key:?}: {:?}", found.findings);
+            change(&rig, |batch| batch.put(key.as_slice(), value.as_slice()));
+        }
+    }
 }
