@@ -278,7 +278,7 @@ impl Server {
         let Confined { grounds, sandbox, holder, bases } = confined;
         let dir = config.paths.store.clone();
         let recoveries = recoveries(store);
-        let contents = Contents::open(&dir.join("contents"), OPEN_FILES_MAX)
+        let contents = Contents::open(&dir.join("contents"), open_files_max())
             .map_err(system(format!("cannot open the contents in {}", dir.display())))?;
         let dynamic: Arc<dyn Store> = Arc::<LogStore>::clone(store);
         let core = Core::open_on(grounds, dynamic, Arc::new(contents), Arc::new(HostClock))
@@ -448,8 +448,17 @@ fn admit(daemon: &Arc<Daemon>, stream: UnixStream, quiet: bool) -> bool {
     true
 }
 
+fn descriptors_max() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(limit, _)| limit)
+}
+
+/// Half of the descriptors at most: connections and bases need some too.
+fn open_files_max() -> usize {
+    usize::try_from(descriptors_max() / 2).unwrap_or(OPEN_FILES_MAX).min(OPEN_FILES_MAX)
+}
+
 fn connections_max() -> usize {
-    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, 0));
+    let limit = descriptors_max();
     usize::try_from(limit / LIMIT_PER_CONNECTION).unwrap_or(CONNECTIONS_MAX).min(CONNECTIONS_MAX)
 }
 
