@@ -6,6 +6,7 @@
 mod image;
 mod load;
 mod report;
+mod safety;
 mod scale;
 
 use crate::world::World;
@@ -38,7 +39,7 @@ pub struct Options {
     /// Size of the image, in GiB.
     #[arg(long, default_value_t = 8)]
     pub image_gib: u64,
-    /// Only these parts: `load`, `branch`, `walk`, `start`.
+    /// Only these parts: `load`, `branch`, `walk`, `start`, `safety`.
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
     /// Write the results as JSON to this file.
@@ -91,6 +92,13 @@ fn measure(options: &Options, image: &Path, stop: &AtomicBool, report: &mut Repo
     if wanted("start") {
         eprintln!("starts");
         scale::start(&world, options, report)?;
+        go_on()?;
+    }
+    if wanted("safety") {
+        eprintln!("reply records and the sandbox");
+        safety::replies(&world, options, report)?;
+        go_on()?;
+        safety::sandbox(&world, options, report)?;
     }
     Ok(())
 }

@@ -60,6 +60,20 @@ impl Kill {
     }
 }
 
+/// Moments of the daemon's work, by the command that it does then (of the workload `branches`); none for its start.
+const MOMENTS: [(&str, Option<&str>); 4] = [
+    ("daemon: during a snapshot", Some("snapshot")),
+    ("daemon: during a commit", Some("commit")),
+    ("daemon: while a branch or snapshot is deleted", Some("delete")),
+    ("daemon: during a recovery", None),
+];
+/// How long such a command is waited for.
+const MOMENT_MAX: Duration = Duration::from_millis(1500);
+/// A command is let run for so long at most, in microseconds.
+const COMMAND_US_MAX: usize = 15_000;
+/// And a daemon that starts.
+const RECOVERY_US_MAX: usize = 60_000;
+
 /// What to do next.
 #[derive(Debug)]
 pub(super) struct Next {
@@ -102,7 +116,8 @@ impl Killer {
     /// Kills. `None` when a victim does not run within the limit.
     pub(super) fn kill(&mut self, world: &World, victim: Victim) -> Option<Kill> {
         let mut pids = self.choose(world, victim);
-        let held = self.hold_up(world, victim, &pids);
+        let moment = self.await_moment(world, victim, &mut pids);
+        let held = if moment.is_none() { self.hold_up(world, victim, &pids) } else { None };
         if held.is_some() {
             std::thread::sleep(Duration::from_micros(self.random.below(HELD_US_MAX) as u64));
         }
@@ -111,8 +126,37 @@ impl Killer {
         }
         let at = clock::now();
         procs::kill_all(&pids);
-        let point = held.map(|(name, _)| name);
+        let point = moment.or(held.map(|(name, _)| name));
         (!pids.is_empty()).then_some(Kill { at, victim, pids, point })
+    }
+
+    /// Now and then, a moment of the daemon's work that is longer than one system call.
+    fn await_moment(&mut self, world: &World, victim: Victim, pids: &mut Vec<i32>) -> Option<&'static str> {
+        if !self.points || victim == Victim::Frontend || self.random.below(4) != 0 {
+            return None;
+        }
+        let (name, command) = MOMENTS[self.random.below(MOMENTS.len())];
+        let Some(command) = command else {
+            // The one that is killed now is not counted: its successor is, while it reads the store.
+            let daemons: Vec<i32> = world.processes("agentfsd", None).iter().map(|p| p.pid).collect();
+            procs::kill_all(&daemons);
+            pids.retain(|pid| !daemons.contains(pid));
+            let mut next = Vec::new();
+            procs::wait_for(Duration::from_secs(30), || {
+                next = world.processes("agentfsd", None).iter().map(|p| p.pid).collect();
+                next.retain(|pid| !daemons.contains(pid));
+                !next.is_empty()
+            });
+            pids.extend(next);
+            std::thread::sleep(Duration::from_micros(self.random.below(RECOVERY_US_MAX) as u64));
+            return Some(name);
+        };
+        let runs = || !world.processes("agentfs", Some(command)).is_empty();
+        if !procs::wait_for(MOMENT_MAX, runs) {
+            return None;
+        }
+        std::thread::sleep(Duration::from_micros(self.random.below(COMMAND_US_MAX) as u64));
+        runs().then_some(name)
     }
 
     /// Half of the time, one of the victims at a point of its life.
