@@ -177,6 +177,9 @@ pub(crate) struct Mount {
     /// Let other users enter (root's mounts always do; needs user_allow_other in /etc/fuse.conf)
     #[arg(long)]
     pub(crate) allow_other: bool,
+    /// When the daemon has been away for so long, requests fail with ETIMEDOUT; without it they wait for ever
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) give_up_after: Option<u32>,
     /// Where to mount it
     #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
     pub(crate) mountpoint: PathBuf,

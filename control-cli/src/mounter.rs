@@ -22,6 +22,8 @@ pub(crate) struct Request<'a> {
     pub(crate) read_only: bool,
     /// Other users may enter.
     pub(crate) allow_other: bool,
+    /// Seconds without a daemon after which requests fail.
+    pub(crate) give_up_after: Option<u32>,
 }
 
 /// Mounts in this process's mount namespace; returns when the mount is served.
@@ -42,6 +44,9 @@ pub(crate) fn mount(context: &Context, request: &Request<'_>) -> Result<HeldMoun
     }
     command.args(request.read_only.then_some("--read-only"));
     command.args(request.allow_other.then_some("--allow-other"));
+    if let Some(seconds) = request.give_up_after {
+        command.arg("-o").arg(format!("give_up_after={seconds}"));
+    }
     let output = command.stdin(Stdio::null()).output().map_err(|e| {
         CliError::new(Kind::Unreachable, format!("cannot start {}: {e}", program.display()))
             .hint("agentfs-fuse must lie next to agentfs or in PATH")

@@ -17,6 +17,38 @@ pub(crate) struct Mount {
     pub(crate) mountpoint: PathBuf,
     /// Read-only.
     pub(crate) read_only: bool,
+    /// Its device number as the list spells it: one for each mount, in whatever namespaces that appears.
+    pub(crate) device: String,
+}
+
+/// A process in another mount namespace, in which a mount of ours appears.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Elsewhere {
+    /// Its number.
+    pub(crate) pid: i32,
+    /// Its name.
+    pub(crate) command: String,
+}
+
+/// One process of each other mount namespace that has the mount of this device; as far as we may look.
+pub(crate) fn elsewhere(device: &str) -> Vec<Elsewhere> {
+    let mut seen: Vec<PathBuf> = std::fs::read_link("/proc/self/ns/mnt").into_iter().collect();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Ok(namespace) = std::fs::read_link(entry.path().join("ns/mnt")) else { continue };
+        if seen.contains(&namespace) {
+            continue;
+        }
+        // One that ended meanwhile shows nothing.
+        let Ok(table) = std::fs::read(entry.path().join("mountinfo")) else { continue };
+        seen.push(namespace);
+        if parse(&table).iter().any(|mount| mount.device == device) {
+            let command = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            found.push(Elsewhere { pid, command: command.trim_end().to_owned() });
+        }
+    }
+    found
 }
 
 /// Our mounts, in the order in which they were made.
@@ -49,7 +81,8 @@ fn parse(text: &[u8]) -> Vec<Mount> {
 /// `ID PARENT DEV ROOT MOUNTPOINT OPTIONS [OPTIONAL…] - TYPE SOURCE SUPEROPTIONS`
 fn line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
-    let mountpoint = fields.nth(4)?;
+    let device = fields.nth(2)?;
+    let mountpoint = fields.nth(1)?;
     let options = fields.next()?;
     let mut rest = fields.skip_while(|f| *f != b"-").skip(1);
     let (kind, source) = (rest.next()?, rest.next()?);
@@ -57,6 +90,7 @@ fn line(line: &[u8]) -> Option<Mount> {
         branch: OsString::from_vec(unescape(source)).to_string_lossy().into_owned(),
         mountpoint: PathBuf::from(OsString::from_vec(unescape(mountpoint))),
         read_only: options.split(|b| *b == b',').any(|o| o == b"ro"),
+        device: String::from_utf8_lossy(device).into_owned(),
     })
 }
 

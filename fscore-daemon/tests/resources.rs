@@ -21,7 +21,7 @@ fn created(reply: Option<Reply>) -> NodeId {
 }
 
 fn create(name: String) -> Op {
-    Op::Create { name: name.into_bytes(), mode: 0o644, flags: 0 }
+    Op::Create { name: name.into_bytes(), mode: 0o644, umask: 0, flags: 0 }
 }
 
 /// Writes or reads a file of a few bytes.
@@ -77,7 +77,8 @@ fn a_frontend_that_takes_no_completions_holds_up_itself_alone() {
     let mut lazy = Frontend::new(2);
     lazy.attach(&daemon, "a").unwrap();
     let mut submitted = 0;
-    while lazy.submit(NodeId::ROOT, Op::Mkdir { name: format!("d{submitted}").into_bytes(), mode: 0o755 }, 0) {
+    while lazy.submit(NodeId::ROOT, Op::Mkdir { name: format!("d{submitted}").into_bytes(), mode: 0o755, umask: 0 }, 0)
+    {
         submitted += 1;
     }
     assert_eq!(submitted, lazy.end.slots(), "until all slots are used up");
@@ -153,6 +154,6 @@ fn a_region_full_of_noise_ends_one_session_with_a_reason() {
     assert!(broken() >= ended as u64, "{ended} sessions ended, {} reasons were counted", broken());
     daemon.client().status().unwrap();
     // What was made beside the noise is there.
-    assert!(good.submit(NodeId::ROOT, Op::Mkdir { name: b"r0-0".to_vec(), mode: 0o755 }, 0));
+    assert!(good.submit(NodeId::ROOT, Op::Mkdir { name: b"r0-0".to_vec(), mode: 0o755, umask: 0 }, 0));
     assert!(matches!(good.complete(), Some(Reply::Error(shm_transport::wire::Errno::EEXIST))));
 }

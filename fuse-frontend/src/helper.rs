@@ -74,6 +74,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<(), Failure> {
         suid_dev: root && !options.no_suid_dev,
         flags: options.flags.clone(),
         without: feature::flags_of(&options.without)?,
+        give_up_after: options.give_up_after,
     };
     let held = mounter::mount(&mount, &paths.socket, shm_transport::Geometry::default().slots)?;
     if request.verbose {

@@ -65,7 +65,8 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     let args = Args::parse_from(args);
     if args.serve {
         return match serve::serve() {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(serve::UNTOLD),
             Err(error) => {
                 tracing::error!(%error, "the frontend ends");
                 ExitCode::FAILURE
@@ -137,6 +138,7 @@ fn mount(args: Args) -> Result<serde_json::Value, Failure> {
         suid_dev: root && !options.no_suid_dev,
         flags: options.flags,
         without: feature::flags_of(&[options.without, args.without].concat())?,
+        give_up_after: options.give_up_after,
     };
     let held = mounter::mount(&request, &paths.socket, args.slots)?;
     serde_json::to_value(held).map_err(|e| Failure {

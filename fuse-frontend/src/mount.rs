@@ -14,6 +14,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 #[cfg(test)]
 mod tests;
@@ -56,6 +57,8 @@ pub(crate) struct MountRequest {
     pub(crate) flags: Vec<MountFlag>,
     /// Features of the kernel that are not made use of.
     pub(crate) without: InitFlags,
+    /// How long the daemon may be away before requests fail; for ever if nothing is said.
+    pub(crate) give_up_after: Option<Duration>,
 }
 
 /// Flags of mount(8) that mean the same here.

@@ -38,6 +38,7 @@ pub(crate) fn make(request: &MountRequest, slots: u32) -> Result<(Mounted, Sessi
         .map_err(|e| internal("the session's shared memory cannot be made", &e))?;
     let header = fds.header().map_err(|e| internal("the session's shared memory cannot be used", &e))?;
     header.set_fuse_state(mounted.state());
+    header.set_give_up_after(request.give_up_after);
     let name = MountName {
         session,
         branch: request.branch.clone(),

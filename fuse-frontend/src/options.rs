@@ -3,6 +3,7 @@
 use crate::mount::MountFlag;
 use shm_transport::control::{ErrorCode, Failure};
 use std::path::PathBuf;
+use std::time::Duration;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,8 @@ pub(crate) struct Options {
     pub(crate) without: Vec<String>,
     /// `remount`: what is mounted there gets other flags.
     pub(crate) remount: bool,
+    /// `give_up_after=SECONDS`.
+    pub(crate) give_up_after: Option<Duration>,
     /// Passed on.
     pub(crate) flags: Vec<MountFlag>,
 }
@@ -113,6 +116,7 @@ impl Options {
             "socket" => self.socket = Some(path()?),
             "allow_base" => self.allow_base.push(path()?),
             "without" => self.without.extend(value.map(str::to_owned)),
+            "give_up_after" => self.give_up_after = Some(seconds(value)?),
             "frozen" => self.frozen = true,
             "ro" => self.read_only = true,
             "rw" => self.read_only = false,
@@ -134,13 +138,21 @@ impl Options {
     }
 }
 
+/// A limit of whole seconds, one at least.
+fn seconds(value: Option<&str>) -> Result<Duration, Failure> {
+    match value.and_then(|value| value.parse::<u32>().ok()) {
+        Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds.into())),
+        _ => Err(usage("the mount option give_up_after needs a number of seconds, 1 at least".into())),
+    }
+}
+
 fn usage(message: String) -> Failure {
     Failure {
         code: ErrorCode::Usage,
         message,
         hint: Some(
             "known are base=, frozen, store=, socket=, allow_base=, ro, allow_other, no_default_permissions, \
-             without= and the flags of mount(8)"
+             without=, give_up_after= and the flags of mount(8)"
                 .into(),
         ),
     }

@@ -1,13 +1,13 @@
 //! The daemon over shared memory, that may die and come back. While it is away requests wait in their
 //! slots; when one is back it gets the same region again, in the next epoch, with everything under way.
 
-use crate::session::{Daemon, LeftBehind};
+use crate::session::{Daemon, LeftBehind, is_own};
 use shm_transport::control::client::{Client, ClientError};
 use shm_transport::control::holder::MountName;
 use shm_transport::control::{ErrorCode, Failure};
 use shm_transport::handshake::{self, Attach, Connection};
-use shm_transport::wire::{RequestId, SessionId};
-use shm_transport::{SessionFds, ShmTransport, TransportError};
+use shm_transport::wire::{RequestId, SessionId, SlotIndex};
+use shm_transport::{FsTransport, SessionFds, SessionHeader, ShmTransport, TransportError, Waiting, monotonic_ms};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,13 +20,38 @@ const BACK_OFF_MAX: Duration = Duration::from_millis(200);
 /// A connection that lasted so long is not expected to end at once again.
 const SETTLED: Duration = Duration::from_secs(1);
 /// How long an unmounted frontend tries to tell a daemon that is away.
-const DETACH_MAX: Duration = Duration::from_secs(5);
+pub(crate) const DETACH_MAX: Duration = Duration::from_secs(5);
 /// How long a new mount waits for a branch that another mount has; one that was unmounted just now is
 /// still being detached.
 const BUSY_MAX: Duration = Duration::from_secs(1);
 
 /// Who is told of the first attach: the holder, and through it whoever mounts.
 pub(crate) type FirstAttach = Box<dyn FnOnce(Result<i32, Failure>)>;
+
+/// Who is told, beyond whoever has the region, that requests wait (now and then) or do so no more.
+pub(crate) type ShowWaiting = Box<dyn FnMut(Option<Waiting>)>;
+
+/// How long until the next look at a daemon that has been away for so long: for up to a half longer by the session,
+/// so that the mounts of a host, which all lost it at one moment, do not all come back at one moment.
+fn pause(away: Duration, session: SessionId) -> Duration {
+    let pause = (away / BACK_OFF_SHARE).clamp(BACK_OFF_MIN, BACK_OFF_MAX);
+    // Sessions are random numbers.
+    pause + pause / 2 * (session.0 % 64) as u32 / 64
+}
+
+/// The beginning of a time without a daemon, by the clock that all processes share.
+#[derive(Debug, Clone, Copy)]
+struct Away(u64);
+
+impl Away {
+    fn now() -> Self {
+        Self(monotonic_ms())
+    }
+
+    fn elapsed(self) -> Duration {
+        Duration::from_millis(monotonic_ms().saturating_sub(self.0))
+    }
+}
 
 /// The daemon's side of one mount.
 pub(crate) struct ShmDaemon {
@@ -36,8 +61,14 @@ pub(crate) struct ShmDaemon {
     socket: PathBuf,
     connection: Option<Connection>,
     next_try: Instant,
-    /// Since when the daemon has been away, short visits not counted.
-    away: Instant,
+    /// Since when the daemon has been away, short visits and former frontends' waits counted in.
+    away: Away,
+    header: SessionHeader,
+    /// For how long it may be away before requests fail.
+    limit: Option<Duration>,
+    /// What the region says of our wait, and the unit's manager, if there is one.
+    shown: Option<Waiting>,
+    show: ShowWaiting,
     /// When the connection began.
     attached: Instant,
     /// The last complaint, so that each is logged once.
@@ -54,20 +85,29 @@ impl ShmDaemon {
         socket: PathBuf,
         fds: SessionFds,
         first: FirstAttach,
+        show: ShowWaiting,
         new: bool,
     ) -> Result<Self, TransportError> {
         let transport = ShmTransport::attach(&fds)?
             .into_iter()
             .next()
             .ok_or(TransportError::Protocol { rule: "a region has at least one queue pair" })?;
+        let header = transport.header();
+        // A former frontend's wait goes on; what a daemon may have scribbled there is at most a wait that ends early.
+        let shown = header.waiting();
+        let away = shown.map_or_else(Away::now, |waiting| Away(waiting.since_ms.min(monotonic_ms())));
         Ok(Self {
+            limit: header.give_up_after(),
+            header,
+            shown,
+            show,
             transport,
             fds,
             mount,
             socket,
             connection: None,
             next_try: Instant::now(),
-            away: Instant::now(),
+            away,
             attached: Instant::now(),
             complaint: String::new(),
             first: Some(first),
@@ -102,8 +142,7 @@ impl ShmDaemon {
 
     /// Puts the next look at the daemon off.
     fn pause(&mut self) {
-        let pause = (self.away.elapsed() / BACK_OFF_SHARE).clamp(BACK_OFF_MIN, BACK_OFF_MAX);
-        self.next_try = Instant::now() + pause;
+        self.next_try = Instant::now() + pause(self.away.elapsed(), self.mount.session);
     }
 
     /// Tells whoever mounts that it will not work.
@@ -156,8 +195,8 @@ impl Daemon for ShmDaemon {
         if self.connection.take().is_some() {
             tracing::warn!(why, "the daemon is gone; requests wait for the next one");
             if self.attached.elapsed() >= SETTLED {
-                self.away = Instant::now();
-                self.next_try = self.away;
+                self.away = Away::now();
+                self.next_try = Instant::now();
             } else {
                 // A daemon that takes us and leaves us again must not be tried without a pause.
                 self.pause();
@@ -186,6 +225,8 @@ impl Daemon for ShmDaemon {
                     first(Ok(connection.daemon_pid));
                 }
                 self.connection = Some(connection);
+                self.transport.attached();
+                self.show_waiting();
                 true
             }
             Err(error) => {
@@ -201,15 +242,43 @@ impl Daemon for ShmDaemon {
         }
     }
 
-    fn detach(&mut self) {
+    fn detach(&mut self) -> bool {
         self.connection = None;
-        detach(&self.socket, self.mount.session);
+        detach(&self.socket, self.mount.session, DETACH_MAX)
+    }
+
+    fn gives_up_in(&self) -> Option<Duration> {
+        match self.connection {
+            Some(_) => None,
+            None => self.limit.map(|limit| limit.saturating_sub(self.away.elapsed())),
+        }
+    }
+
+    fn give_up(&mut self) -> Vec<SlotIndex> {
+        self.transport.give_up(|id| !is_own(id)).into_iter().map(|(_, slot)| slot).collect()
+    }
+
+    fn given_up(&self) -> Vec<RequestId> {
+        self.transport.given_up()
+    }
+
+    fn show_waiting(&mut self) {
+        let waiting = self.connection.is_none().then(|| Waiting {
+            since_ms: self.away.0,
+            requests: u32::try_from(self.transport.in_flight()).unwrap_or(u32::MAX),
+        });
+        if waiting != self.shown {
+            self.shown = waiting;
+            self.header.set_waiting(waiting);
+            (self.show)(waiting);
+        }
     }
 }
 
-/// Tells the daemon that a mount is gone; waits a while for one that is away.
-pub(crate) fn detach(socket: &Path, session: SessionId) {
-    let end = Instant::now() + DETACH_MAX;
+/// Tells the daemon that a mount is gone; waits at most `limit` for one that is away. `false` when it could not
+/// be told.
+pub(crate) fn detach(socket: &Path, session: SessionId, limit: Duration) -> bool {
+    let end = Instant::now() + limit;
     let mut back_off = BACK_OFF_MIN;
     loop {
         let told = Client::connect(socket).and_then(|mut client| {
@@ -217,15 +286,19 @@ pub(crate) fn detach(socket: &Path, session: SessionId) {
             client.detach(session)
         });
         match told {
-            Ok(()) => return,
+            Ok(()) => return true,
             Err(e) if handshake::is_transient(&e) && Instant::now() + back_off < end => {
                 std::thread::sleep(back_off);
                 back_off = (back_off * 2).min(BACK_OFF_MAX);
             }
             Err(e) => {
                 tracing::warn!(error = %e, "the daemon could not be told that the mount is gone");
-                return;
+                // What it refuses it knows: the session is none of its own, or no more.
+                return !handshake::is_transient(&e);
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 use crate::abi::HAS_RESEND;
 use crate::channel::Channel;
 use crate::privileges;
-use crate::reconnect::{FirstAttach, ShmDaemon};
+use crate::reconnect::{FirstAttach, ShmDaemon, ShowWaiting};
 use crate::session::{Over, Session};
 use shm_transport::control::Answer;
 use shm_transport::control::holder::{MOUNT_FDS, MountName};
@@ -30,6 +30,8 @@ pub(crate) struct Hello {
 
 /// Exit status of a frontend whose mount the daemon refused.
 const REFUSED: i32 = 3;
+/// Exit status of a frontend whose mount is gone, of which no daemon could be told.
+pub(crate) const UNTOLD: u8 = 4;
 
 /// Why a frontend cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +47,8 @@ pub(crate) enum ServeError {
     Io(#[from] io::Error),
 }
 
-/// Serves until the mount is gone.
-pub(crate) fn serve() -> Result<(), ServeError> {
+/// Serves until the mount is gone. Whether the daemon knows of that.
+pub(crate) fn serve() -> Result<bool, ServeError> {
     let mut lines = LineStream::new(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?));
     nix::unistd::dup2_stdin(File::open("/dev/null")?).map_err(io::Error::from)?;
     let line = lines.read().map_err(|e| ServeError::NoHello(e.to_string()))?;
@@ -55,19 +57,20 @@ pub(crate) fn serve() -> Result<(), ServeError> {
     let (fuse, fds) = split(line.fds)?;
     privileges::give_up(&hello.socket)?;
     let first = first_attach(lines, hello.first);
-    run(hello.mount, &hello.socket, fuse, fds, first, hello.first)
+    run(hello.mount, &hello.socket, fuse, fds, first, Box::new(|_| {}), hello.first)
 }
 
-/// Serves a mount until it is gone; ends the process when another frontend is to take it over, which `SIGTERM` asks for.
-/// `new`: nobody has served it before.
+/// Serves a mount until it is gone, and gives whether the daemon knows of that; ends the process when another frontend is
+/// to take it over, which `SIGTERM` asks for. `new`: nobody has served it before.
 pub(crate) fn run(
     mount: MountName,
     socket: &Path,
     fuse: OwnedFd,
     fds: SessionFds,
     first: FirstAttach,
+    show: ShowWaiting,
     new: bool,
-) -> Result<(), ServeError> {
+) -> Result<bool, ServeError> {
     let span = tracing::info_span!("mount", session = %mount.session, branch = %mount.branch);
     let _entered = span.enter();
     let counts = LookupTable::open(fds.table.try_clone()?)?;
@@ -75,16 +78,19 @@ pub(crate) fn run(
     let header = fds.header().map_err(|e| ServeError::Session(e.to_string()))?;
     let resends = header.fuse_state().is_none_or(|settled| settled.flags & HAS_RESEND != 0);
     drop(header);
-    let daemon =
-        ShmDaemon::new(mount, socket.to_owned(), fds, first, new).map_err(|e| ServeError::Session(e.to_string()))?;
+    let daemon = ShmDaemon::new(mount, socket.to_owned(), fds, first, show, new)
+        .map_err(|e| ServeError::Session(e.to_string()))?;
     let incarnation = daemon.epoch().wrapping_add(1);
     let mut session = Session::adopt(kernel, daemon, counts, incarnation, resends)?;
     session.leave_when(asked_to_end()?)?;
-    if session.run()? == Over::Left {
-        // As if nobody had caught it: it is no end of the mount to who looks at the exit status.
-        signal_hook::low_level::emulate_default_handler(SIGTERM)?;
+    match session.run()? {
+        Over::Unmounted { told } => Ok(told),
+        Over::Left => {
+            // As if nobody had caught it: it is no end of the mount to who looks at the exit status.
+            signal_hook::low_level::emulate_default_handler(SIGTERM)?;
+            Ok(true)
+        }
     }
-    Ok(())
 }
 
 /// Readable when `SIGTERM` has come.

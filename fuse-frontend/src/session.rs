@@ -6,6 +6,7 @@
 
 mod adopt;
 mod forget;
+mod give_up;
 mod leave;
 mod reply;
 mod wait;
@@ -26,6 +27,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 use wait::Waiter;
+
+pub(crate) use adopt::is_own;
 
 #[cfg(test)]
 mod tests;
@@ -61,8 +64,17 @@ pub(crate) trait Daemon {
     }
     /// Looks whether the daemon is back. `true` when it is attached again.
     fn retry(&mut self) -> bool;
-    /// Tells the daemon that the mount is gone.
-    fn detach(&mut self);
+    /// Tells the daemon that the mount is gone; `false` when it could not be told.
+    fn detach(&mut self) -> bool;
+    /// How long until requests are given up; `None` while the daemon is there, or without a limit. Zero from the
+    /// limit on until a daemon is there.
+    fn gives_up_in(&self) -> Option<Duration>;
+    /// Fences the kernel's requests that are under way and gives the slots of those that no daemon completed.
+    fn give_up(&mut self) -> Vec<SlotIndex>;
+    /// Requests that were given up, perhaps by a former frontend.
+    fn given_up(&self) -> Vec<RequestId>;
+    /// Shows who looks at the mount how many requests wait.
+    fn show_waiting(&mut self);
 }
 
 /// A request that a former frontend left under way.
@@ -87,7 +99,10 @@ enum Life {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Over {
     /// The file system is unmounted.
-    Unmounted,
+    Unmounted {
+        /// The daemon knows of it.
+        told: bool,
+    },
     /// Another frontend is to take over.
     Left,
 }
@@ -155,14 +170,16 @@ impl<D: Daemon> Session<D> {
     pub(crate) fn run(&mut self) -> io::Result<Over> {
         self.look_for_the_daemon()?;
         loop {
-            let ended = self.deliver_replies()? == Life::Ended || self.take_requests()? == Life::Ended || {
-                self.send_forgets(Instant::now());
-                !self.may_leave(Instant::now()) && self.wait()? == Life::Ended
-            };
+            let ended = self.deliver_replies()? == Life::Ended
+                || self.give_up()? == Life::Ended
+                || self.take_requests()? == Life::Ended
+                || {
+                    self.send_forgets(Instant::now());
+                    !self.may_leave(Instant::now()) && self.wait()? == Life::Ended
+                };
             if ended {
                 tracing::info!("the file system is unmounted");
-                self.daemon.detach();
-                return Ok(Over::Unmounted);
+                return Ok(Over::Unmounted { told: self.daemon.detach() });
             }
             if self.may_leave(Instant::now()) {
                 return Ok(Over::Left);
@@ -209,7 +226,7 @@ impl<D: Daemon> Session<D> {
         if self.spare.is_none() {
             self.spare = self.daemon.transport().lease();
         }
-        self.spare.is_some() && (self.adopting || self.may_submit())
+        self.spare.is_some() && (self.adopting || self.gives_up() || self.may_submit())
     }
 
     /// Whether a request may be taken from the kernel.
@@ -335,6 +352,10 @@ impl<D: Daemon> Session<D> {
             Some(Claimed::Done(completion)) => {
                 self.spare = Some(lease);
                 return self.answer(header.unique, expect, completion);
+            }
+            None if self.gives_up() => {
+                self.spare = Some(lease);
+                return self.answer_error(header, give_up::ERRNO);
             }
             // Read into the last free slot, while adopting.
             None if !self.may_submit() => {

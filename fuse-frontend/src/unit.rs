@@ -9,18 +9,18 @@ mod record;
 use crate::feature;
 use crate::holder::shows;
 use crate::mount::{self, MountRequest, Mounted};
-use crate::reconnect::{FirstAttach, detach};
+use crate::reconnect::{DETACH_MAX, FirstAttach, detach};
 use crate::{complain, mounter, privileges, serve};
 use config::UnitConfig;
 use held::Held;
 use nix::mount::{MntFlags, umount2};
 use record::Record;
 use shm_transport::control::client::{Client, ClientError};
-use shm_transport::control::holder::MountName;
+use shm_transport::control::holder::{HeldMount, MountName};
 use shm_transport::control::paths::Paths;
 use shm_transport::control::service::Service;
 use shm_transport::control::{Command, ErrorCode, Failure};
-use shm_transport::{SessionFds, handshake};
+use shm_transport::{SessionFds, SessionHeader, Waiting, handshake};
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -92,9 +92,10 @@ impl Unit<'_> {
             std::thread::sleep(UNFIT_PAUSE);
             ExitCode::FAILURE
         };
-        // A mount goes on also when its file was spoiled meanwhile.
-        let paths = config.as_ref().map_or_else(|_| Paths::resolve(None, None).ok(), |config| config.paths().ok());
-        let Some(paths) = paths else { return unfit(&internal("the daemon's socket", &"has no path")) };
+        let paths = match paths_of(&config) {
+            Ok(paths) => paths,
+            Err(failure) => return unfit(&failure),
+        };
         let record = Record::of(self.name, &paths);
         let session = match fds.header() {
             Ok(header) => header.session(),
@@ -134,9 +135,11 @@ impl Unit<'_> {
         let record = Record::of(self.name, &paths);
         if let Some(old) = record.read() {
             take_away(&old.branch, &old.mountpoint);
-            detach(&paths.socket, old.session);
+            detach(&paths.socket, old.session, DETACH_MAX);
             record.remove();
         }
+        // A start that died after it had mounted and before it wrote a record.
+        take_away(&config.branch, &config.mountpoint);
         let mountpoint = mount::check_mountpoint(&config.mountpoint)?;
         let options = &config.options;
         if let Some(base) = &options.base {
@@ -154,10 +157,11 @@ impl Unit<'_> {
             suid_dev: root && !options.no_suid_dev,
             flags: options.flags.clone(),
             without: feature::flags_of(&options.without)?,
+            give_up_after: options.give_up_after,
         };
         let (mounted, fds, mount) = mounter::make(&request, slots)?;
         let fuse = mounted.fuse().try_clone_to_owned().map_err(|e| internal("no descriptor of the mount", &e))?;
-        record.write(&mount)?;
+        record.write(&of_unit(&mount, &fds))?;
         held::keep(&self.service, fuse.as_fd(), &fds);
         let first = self.first_attach(mounted, &mount, &paths, record);
         Ok(self.serve(mount, &paths, fuse, fds, first, true))
@@ -195,8 +199,25 @@ impl Unit<'_> {
         first: FirstAttach,
         new: bool,
     ) -> ExitCode {
-        match serve::run(mount, &paths.socket, fuse, fds, first, new) {
-            Ok(()) => {
+        let record = Record::of(self.name, paths);
+        let mut shown = of_unit(&mount, &fds);
+        if !new && let Err(failure) = record.write(&shown) {
+            tracing::warn!(error = %failure, "the list of mounts shows a former state");
+        }
+        let (service, status) = (Rc::clone(&self.service), status(&mount));
+        let show = Box::new(move |waiting: Option<Waiting>| {
+            service.tell(&waiting.map_or_else(
+                || status.clone(),
+                |waiting| format!("STATUS=reconnecting, {} requests held", waiting.requests),
+            ));
+            shown.waiting = waiting;
+            if let Err(failure) = record.write(&shown) {
+                tracing::warn!(error = %failure, "the list of mounts shows a former state");
+            }
+        });
+        match serve::run(mount, &paths.socket, fuse, fds, first, show, new) {
+            // A daemon that was not told finds that nobody can come back for the session, when it is in the way.
+            Ok(_) => {
                 held::give_up(&self.service);
                 Record::of(self.name, paths).remove();
                 ExitCode::SUCCESS
@@ -211,8 +232,35 @@ impl Unit<'_> {
 }
 
 fn serving(mount: &MountName) -> String {
+    format!("READY=1\n{}", status(mount))
+}
+
+fn status(mount: &MountName) -> String {
     let how = if mount.read_only { ", read-only" } else { "" };
-    format!("READY=1\nSTATUS=branch {} on {}{how}", mount.branch, mount.mountpoint.display())
+    format!("STATUS=branch {} on {}{how}", mount.branch, mount.mountpoint.display())
+}
+
+/// The mount as `agentfs mounts` shows it, served by this process.
+fn of_unit(mount: &MountName, fds: &SessionFds) -> HeldMount {
+    let header = fds.header().ok();
+    HeldMount {
+        name: mount.clone(),
+        frontend_pid: Some(std::process::id().cast_signed()),
+        restarts: 0,
+        without: header
+            .as_ref()
+            .and_then(SessionHeader::fuse_state)
+            .map(|state| feature::missing(state.flags))
+            .unwrap_or_default(),
+        waiting: header.as_ref().and_then(SessionHeader::waiting),
+        give_up_after: header.and_then(|header| header.give_up_after()).map(|limit| limit.as_secs()),
+        trouble: None,
+    }
+}
+
+/// Store and socket. A mount goes on, and can be ended, also when its file was spoiled meanwhile.
+fn paths_of(config: &Result<UnitConfig, Failure>) -> Result<Paths, Failure> {
+    config.as_ref().map_or_else(|_| config::paths_without_file(), UnitConfig::paths)
 }
 
 /// Frees a mountpoint from a mount of ours that nobody can serve any more.

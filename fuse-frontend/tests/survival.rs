@@ -193,7 +193,7 @@ fn more_requests_than_slots_wait_quietly_for_a_daemon() {
     assert!(world.mount("good").status.success());
     // Each in a directory of its own: the kernel lets one program at a time change a directory.
     world.succeed("cd $1; for i in $(seq 90); do mkdir m$i; done");
-    let script = "cd $1; stat . > /dev/null; echo; while [ ! -e $2 ]; do sleep 0.02; done
+    let script = "cd $1; test -d .; echo; while [ ! -e $2 ]; do sleep 0.02; done
         for i in $(seq 90); do mkdir m$i/d & done; wait; ls -d m*/d | wc -l";
     let go = world.dir.path().join("go");
     let mut waiting = Command::new("timeout")
@@ -230,6 +230,26 @@ fn more_requests_than_slots_wait_quietly_for_a_daemon() {
     said.read_line(&mut line).unwrap();
     assert_eq!(line, "\n90\n");
     assert_eq!(world.fake.fs.ran_twice(), 0);
+}
+
+/// No daemon answers for longer than a frontend waits with the news.
+#[test]
+fn a_daemon_that_comes_back_late_is_told_of_a_mount_that_ended_meanwhile() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    assert!(world.mount("good").status.success());
+    let pid = world.frontend();
+    world.fake.away.store(true, Ordering::SeqCst);
+    world.fake.die();
+    // umount(8) looks at the place first, and nobody would answer it.
+    nix::mount::umount2(&world.mnt(), nix::mount::MntFlags::UMOUNT_NOFOLLOW).unwrap();
+    wait_for("the frontend ends", || kill(Pid::from_raw(pid), None).is_err());
+    wait_for("the holder forgets the mount", || world.client().mounts().unwrap().is_empty());
+    assert_eq!(world.fake.detaches.load(Ordering::SeqCst), 0);
+    world.fake.away.store(false, Ordering::SeqCst);
+    wait_for("the daemon is told", || world.fake.detaches.load(Ordering::SeqCst) == 1);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use crate::doorbell::{self, Doorbell};
 use crate::layout::Side;
 use crate::mem::Payload;
 use crate::ring::{self, Consumer, Producer};
-use crate::session::{SessionFds, SessionMap, ShmRing, Slot, write_header};
+use crate::session::{SessionFds, SessionHeader, SessionMap, ShmRing, Slot, write_header};
 use crate::slot::{self, Event, Reclaimed, State};
 use crate::transport::{Completion, FsTransport, Lease, TransportError};
 use crate::wire::limits::{IOCTL_MAX, PAYLOAD_MAX, REPLY_MAX, REQUEST_MAX};
@@ -25,6 +25,8 @@ enum Mine {
     Leased,
     /// With the daemon.
     InFlight(RequestId),
+    /// Given up; kept until no daemon can have anything to do with it any more.
+    Cancelled(RequestId),
 }
 
 /// The record of one slot.
@@ -56,6 +58,8 @@ pub struct ShmTransport {
     /// Slots whose reply lay there when an epoch began.
     ready: VecDeque<SlotIndex>,
     in_flight: usize,
+    /// Requests were given up in this epoch: what its daemon still completes is not looked at.
+    fenced: bool,
     epoch: u32,
     sq: Producer<ShmRing>,
     cq: Consumer<ShmRing>,
@@ -107,10 +111,11 @@ impl ShmTransport {
             map: Arc::clone(map),
             session: SessionId(map.header.session.load(Relaxed)),
             first,
-            in_flight: records.len() - free.len(),
+            in_flight: records.iter().filter(|r| matches!(r.mine, Mine::InFlight(_))).count(),
             records,
             free,
             ready: VecDeque::new(),
+            fenced: false,
             epoch,
             sq: Producer::new(map.ring(queue, Side::Submission)?, epoch),
             cq: Consumer::new(map.ring(queue, Side::Completion)?, epoch),
@@ -137,6 +142,7 @@ impl ShmTransport {
         self.epoch = self.epoch.wrapping_add(1);
         self.sq = self.restarted_producer()?;
         self.cq = self.restarted_consumer()?;
+        self.fenced = false;
         self.ready.clear();
         for at in 0..self.records.len() {
             let Some(record) = self.records.get_mut(at) else { continue };
@@ -156,6 +162,62 @@ impl ShmTransport {
         write_header(&self.map.header, &self.map.layout, self.session);
         self.map.header.epoch.store(self.epoch, Release);
         Ok(self.epoch)
+    }
+
+    /// Gives up what is under way and `unwanted`: no daemon runs it from now on, and it may be answered
+    /// otherwise. Returns those; the others that were completed meanwhile are queued for
+    /// [`FsTransport::complete`]. Only between the end of a daemon's connection and
+    /// [`Self::reset_for_new_daemon`].
+    pub fn give_up(&mut self, unwanted: impl Fn(RequestId) -> bool) -> Vec<(RequestId, SlotIndex)> {
+        if !self.fenced {
+            self.fenced = true;
+            self.ready.clear();
+        }
+        let mut cancelled = Vec::new();
+        for (index, record) in (self.first..).map(SlotIndex).zip(&mut self.records) {
+            let Mine::InFlight(id) = record.mine else { continue };
+            if record.shared.header.state.load(Acquire) != slot::pack(State::Completed, record.generation)
+                && !unwanted(id)
+            {
+                continue;
+            }
+            if slot::cancel(&record.shared.header.state, record.generation) {
+                record.mine = Mine::Cancelled(id);
+                self.in_flight -= 1;
+                cancelled.push((id, index));
+            } else if !self.ready.contains(&index) {
+                self.ready.push_back(index);
+            }
+        }
+        cancelled
+    }
+
+    /// Requests that were given up, perhaps by a former frontend that did not live to say so.
+    pub fn given_up(&self) -> Vec<RequestId> {
+        let given_up = |record: &Record| match record.mine {
+            Mine::Cancelled(id) => Some(id),
+            Mine::Free | Mine::Leased | Mine::InFlight(_) => None,
+        };
+        self.records.iter().filter_map(given_up).collect()
+    }
+
+    /// A daemon attached in this epoch: every former one is done with all slots, and those that were given
+    /// up are free again.
+    pub fn attached(&mut self) {
+        for at in 0..self.records.len() {
+            if let Some(record) = self.records.get_mut(at)
+                && let Mine::Cancelled(_) = record.mine
+            {
+                record.mine = Mine::Free;
+                slot::place(&record.shared.header.state, State::Cancelled, record.generation, Event::Release);
+                self.free.push(SlotIndex(self.first + at as u32));
+            }
+        }
+    }
+
+    /// The region's header.
+    pub fn header(&self) -> SessionHeader {
+        SessionHeader { map: Arc::clone(&self.map) }
     }
 
     fn queue(&self) -> u32 {
@@ -181,7 +243,7 @@ impl ShmTransport {
             .zip(&self.records)
             .filter_map(|(index, r)| match r.mine {
                 Mine::InFlight(id) => Some((id, SlotIndex(index))),
-                Mine::Free | Mine::Leased => None,
+                Mine::Free | Mine::Leased | Mine::Cancelled(_) => None,
             })
             .collect()
     }
@@ -257,6 +319,7 @@ impl Record {
             Some((State::Submitted | State::Running | State::Completed, generation)) => {
                 (Mine::InFlight(id), generation)
             }
+            Some((State::Cancelled, generation)) => (Mine::Cancelled(id), generation),
             None => (Mine::Free, (word >> 32) as u32),
         };
         // A length that cannot be becomes 0: no request has none, so that it fails alone, by EINVAL.
@@ -359,13 +422,14 @@ impl FsTransport for ShmTransport {
     fn complete(&mut self) -> Result<Option<Completion>, TransportError> {
         let next = match self.ready.pop_front() {
             Some(index) => Some(index),
+            None if self.fenced => None,
             None => self.cq.pop()?.map(SlotIndex),
         };
         next.map(|index| self.collect(index)).transpose()
     }
 
     fn arm(&mut self) -> bool {
-        self.ready.is_empty() && doorbell::arm(&self.cq)
+        self.ready.is_empty() && (self.fenced || doorbell::arm(&self.cq))
     }
 
     fn disarm(&mut self) {

@@ -240,6 +240,32 @@ fn loom_reclaim_completes_exactly_once() {
     });
 }
 
+/// A daemon runs and finishes while the frontend gives the request up: either the reply counts, and is
+/// whole, or the request is fenced: it is never finished, and a daemon that comes later does not start it.
+#[test]
+fn loom_a_request_is_completed_or_cancelled() {
+    loom::model(|| {
+        let slot = Arc::new((AtomicU64::new(slot::pack(State::Submitted, 5)), Plain::new(0)));
+        let daemon_slot = Arc::clone(&slot);
+        let daemon = thread::spawn(move || {
+            let (state, reply) = &*daemon_slot;
+            if slot::advance(state, 5, Event::Start).is_none() {
+                return false;
+            }
+            reply.set(42);
+            slot::advance(state, 5, Event::Finish).is_some()
+        });
+        let (state, reply) = &*slot;
+        let cancelled = slot::cancel(state, 5);
+        if !cancelled {
+            assert_eq!(reply.get(), 42);
+        }
+        assert!(daemon.join().unwrap() != cancelled, "told to the program once");
+        assert_eq!(slot::advance(state, 5, Event::Start), None, "a later daemon");
+        assert_eq!(slot::advance(state, 5, Event::Finish), None, "a later daemon");
+    });
+}
+
 /// The whole take-over: an old daemon finishes and publishes while the frontend resets the completion
 /// ring, reclaims the slot, and a new daemon serves it. One completion is delivered, and the ring of
 /// the new epoch holds nothing of the old.

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Duration;
 
 /// What the kernel and the mounting process settled in INIT: an adopting frontend cannot ask again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,6 +34,29 @@ pub struct FuseState {
     pub max_background: u32,
     /// Mounted read-only.
     pub read_only: bool,
+}
+
+/// What a frontend without a daemon says of itself, for whoever has the region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Waiting {
+    /// Since when, by [`monotonic_ms`].
+    pub since_ms: u64,
+    /// Requests that it holds; more may wait in the kernel.
+    pub requests: u32,
+}
+
+impl Waiting {
+    /// For how long until now, in whole seconds.
+    pub fn seconds(&self) -> u64 {
+        monotonic_ms().saturating_sub(self.since_ms) / 1000
+    }
+}
+
+/// Milliseconds of the clock that all processes of the host share, that never jumps, and that stands still
+/// while the host is suspended.
+pub fn monotonic_ms() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The descriptors of a session, without the `/dev/fuse` one. Wherever they travel in a row, their
@@ -97,7 +121,7 @@ impl SessionFds {
 
     /// Checks the region and maps its header.
     pub fn header(&self) -> Result<SessionHeader, TransportError> {
-        Ok(SessionHeader { map: SessionMap::attach(self.region.as_fd())? })
+        Ok(SessionHeader { map: Arc::new(SessionMap::attach(self.region.as_fd())?) })
     }
 }
 
@@ -119,7 +143,7 @@ pub(crate) fn write_header(header: &RegionHeader, layout: &Layout, session: Sess
 /// The header of a session's region.
 #[derive(Debug)]
 pub struct SessionHeader {
-    map: SessionMap,
+    pub(crate) map: Arc<SessionMap>,
 }
 
 impl SessionHeader {
@@ -172,6 +196,31 @@ impl SessionHeader {
     /// Process id of the daemon that attached last, for people.
     pub fn daemon_pid(&self) -> u32 {
         self.map.header.daemon_pid.load(Relaxed)
+    }
+
+    /// Whether the frontend waits for a daemon, as it says itself.
+    pub fn waiting(&self) -> Option<Waiting> {
+        let since_ms = self.map.header.away_since.load(Relaxed);
+        (since_ms != 0).then(|| Waiting { since_ms, requests: self.map.header.held.load(Relaxed) })
+    }
+
+    /// Says that the frontend waits for a daemon, or (`None`) that it has one.
+    pub fn set_waiting(&self, waiting: Option<Waiting>) {
+        let h = &self.map.header;
+        h.held.store(waiting.map_or(0, |w| w.requests), Relaxed);
+        h.away_since.store(waiting.map_or(0, |w| w.since_ms.max(1)), Relaxed);
+    }
+
+    /// After how long without a daemon requests fail; `None` for never.
+    pub fn give_up_after(&self) -> Option<Duration> {
+        let seconds = self.map.header.give_up_after.load(Relaxed);
+        (seconds != 0).then(|| Duration::from_secs(seconds.into()))
+    }
+
+    /// Sets the limit, in whole seconds.
+    pub fn set_give_up_after(&self, limit: Option<Duration>) {
+        let seconds = limit.map_or(0, |limit| u32::try_from(limit.as_secs()).unwrap_or(u32::MAX).max(1));
+        self.map.header.give_up_after.store(seconds, Relaxed);
     }
 }
 

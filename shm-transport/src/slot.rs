@@ -7,10 +7,11 @@
 //!     ▲                      ▲    ▲            │                 │
 //!     │                      └────┴────────────┘                 │
 //!     │                         resubmit (g+1)                   │
-//!     └──────────────────────────────────────────────────────────┘
-//!                                release
+//!     ├──────────────────────────────────────────────────────────┘
+//!     │                          release
+//!     └────────────── Cancelled ◀───── cancel ──── (Submitted, Running)
 //! ```
-//! Submit, resubmit and release are the frontend's; start and finish the daemon's. wire-protocol §4.
+//! Start and finish are the daemon's, all others the frontend's. wire-protocol §4.
 
 use crate::mem::atomics::Word;
 use std::sync::atomic::Ordering;
@@ -26,6 +27,8 @@ pub(crate) enum State {
     Running,
     /// The reply is in it.
     Completed,
+    /// The frontend gave the request up: no daemon runs it or finishes it.
+    Cancelled,
 }
 
 /// What can happen to a slot.
@@ -39,7 +42,9 @@ pub(crate) enum Event {
     Finish,
     /// Frontend, in a new epoch: the request again.
     Resubmit,
-    /// Frontend: the reply was used.
+    /// Frontend: nobody waits for it any more.
+    Cancel,
+    /// Frontend: the reply was used, or no daemon can have anything to do with a cancelled use any more.
     Release,
 }
 
@@ -50,6 +55,7 @@ impl State {
             1 => Self::Submitted,
             2 => Self::Running,
             3 => Self::Completed,
+            4 => Self::Cancelled,
             _ => return None,
         })
     }
@@ -60,6 +66,7 @@ impl State {
             Self::Submitted => 1,
             Self::Running => 2,
             Self::Completed => 3,
+            Self::Cancelled => 4,
         }
     }
 
@@ -69,7 +76,8 @@ impl State {
             (Self::Free, Event::Submit) | (Self::Submitted | Self::Running, Event::Resubmit) => Some(Self::Submitted),
             (Self::Submitted, Event::Start) => Some(Self::Running),
             (Self::Running, Event::Finish) => Some(Self::Completed),
-            (Self::Completed, Event::Release) => Some(Self::Free),
+            (Self::Submitted | Self::Running, Event::Cancel) => Some(Self::Cancelled),
+            (Self::Completed | Self::Cancelled, Event::Release) => Some(Self::Free),
             _ => None,
         }
     }
@@ -88,7 +96,7 @@ pub(crate) fn unpack(word: u64) -> Option<(State, u32)> {
 fn generation_after(event: Event, generation: u32) -> u32 {
     match event {
         Event::Submit | Event::Resubmit => generation.wrapping_add(1),
-        Event::Start | Event::Finish | Event::Release => generation,
+        Event::Start | Event::Finish | Event::Cancel | Event::Release => generation,
     }
 }
 
@@ -131,22 +139,34 @@ pub(crate) enum Reclaimed {
 /// completed, or submitted anew with a generation that the old daemon cannot finish. A word that makes
 /// no sense is overwritten: the frontend's private record is the truth.
 pub(crate) fn reclaim<W: Word<u64>>(word: &W, generation: u32) -> Reclaimed {
-    let next = generation_after(Event::Resubmit, generation);
-    let new = pack(State::Submitted, next);
+    take_back(word, generation, Event::Resubmit).map_or(Reclaimed::Completed, Reclaimed::Resubmitted)
+}
+
+/// Fences the use `generation` of a slot: from here on no daemon starts or finishes it, and the request may
+/// be answered otherwise. `false` when its reply had been written: that one counts.
+pub(crate) fn cancel<W: Word<u64>>(word: &W, generation: u32) -> bool {
+    take_back(word, generation, Event::Cancel).is_some()
+}
+
+/// Applies the frontend's `event` to a use that is under way, and gives the generation; `None` when it is
+/// completed.
+fn take_back<W: Word<u64>>(word: &W, generation: u32, event: Event) -> Option<u32> {
+    let next = generation_after(event, generation);
+    let new = pack(State::Running.after(event)?, next);
     let mut found = word.load(Ordering::Acquire);
     // An honest daemon changes the word at most twice more (it starts, it finishes).
     for _ in 0..4 {
         if found == pack(State::Completed, generation) {
-            return Reclaimed::Completed;
+            return None;
         }
         // The old daemon may finish at this very moment: then the swap fails and its reply counts.
         match word.compare_exchange(found, new, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return Reclaimed::Resubmitted(next),
+            Ok(_) => return Some(next),
             Err(now) => found = now,
         }
     }
     word.store(new, Ordering::Release);
-    Reclaimed::Resubmitted(next)
+    Some(next)
 }
 
 #[cfg(test)]

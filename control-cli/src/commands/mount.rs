@@ -5,13 +5,14 @@ use crate::args;
 use crate::context::{Context, Told, check_utf8, resolve_base, with_base_as_given};
 use crate::error::{CliError, Doing, Kind, Result};
 use crate::mounter::{self, Request};
-use crate::mountinfo;
-use crate::output::{or_dash, shown, span, table};
+use crate::mountinfo::{self, Elsewhere, Mount};
+use crate::output::{count, or_dash, shown, span, table};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use serde_json::{Value, json};
 use shm_transport::control::client::Client;
 use shm_transport::control::holder::{self, HeldMount};
+use shm_transport::control::service;
 use shm_transport::control::{BranchInfo, Command, MountInfo};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,6 +45,7 @@ pub(super) fn mount(context: &Context, args: &args::Mount) -> Result<()> {
         apart_from: info.base.as_deref().filter(|base| base.exists()),
         read_only: args.ro,
         allow_other: args.allow_other,
+        give_up_after: args.give_up_after,
     };
     let held = mounter::mount(context, &request).map_err(|e| in_use(e, &mut client, &args.branch))?;
     context.output.result(&json!({"mount": held, "branch": info}), || {
@@ -121,26 +123,37 @@ pub(super) fn umount(context: &Context, args: &args::Umount) -> Result<()> {
     let other = std::fs::canonicalize(&args.mountpoint).ok();
     let places: Vec<_> = std::iter::once(at.clone()).chain(other.clone()).collect();
     let found = match (mounted(&at)?, other) {
-        (Some(mount), _) => Some((at.clone(), mount.branch)),
-        (None, Some(other)) => mounted(&other)?.map(|mount| (other, mount.branch)),
+        (Some(mount), _) => Some((at.clone(), mount)),
+        (None, Some(other)) => mounted(&other)?.map(|mount| (other, mount)),
         (None, None) => None,
     };
-    let Some((at, branch)) = found else {
+    let Some((at, Mount { branch, device, .. })) = found else {
         let branch = give_back(context, &at, None).ok_or_else(|| elsewhere(context, &places).unwrap_or_else(none))?;
-        return told(context, &at, &branch, "had ended already; the branch is free again");
+        return told(context, &at, &branch, "had ended already; the branch is free again", &[]);
     };
     let lazy = unmount(&at, args.force, args.lazy)?;
     if lazy && !args.lazy {
         let why = "programs still hold it, so that it was taken out of sight only; it ends with the last of them";
-        let said = told(context, &at, &branch, why);
+        let said = told(context, &at, &branch, why, &[]);
         give_back(context, &at, Some(&branch));
         return said;
+    }
+    // A copy in another mount namespace keeps it alive, unless unmounts of this one are propagated there.
+    let still_in = if args.force { Vec::new() } else { mountinfo::elsewhere(&device) };
+    if let Some(first) = still_in.first() {
+        let why = format!(
+            "another mount namespace has it as well (that of process {}, {}); the branch stays in use until it is \
+             unmounted there, or the processes there have ended",
+            first.pid,
+            shown(&first.command)
+        );
+        return told(context, &at, &branch, &why, &still_in);
     }
     // So that a commit right after this finds the branch unmounted; without a daemon there is none to wait for.
     if !args.lazy {
         give_back(context, &at, Some(&branch));
     }
-    told(context, &at, &branch, "")
+    told(context, &at, &branch, "", &[])
 }
 
 /// Why a mount that is listed cannot be unmounted from here.
@@ -154,8 +167,8 @@ fn elsewhere(context: &Context, places: &[PathBuf]) -> Option<CliError> {
     ))
 }
 
-fn told(context: &Context, at: &Path, branch: &str, more: &str) -> Result<()> {
-    context.output.result(&json!({"unmounted": at, "branch": branch}), || {
+fn told(context: &Context, at: &Path, branch: &str, more: &str, still_in: &[Elsewhere]) -> Result<()> {
+    context.output.result(&json!({"unmounted": at, "branch": branch, "still_in": still_in}), || {
         let more = if more.is_empty() { String::new() } else { format!(": {more}") };
         format!("unmounted {} from {}{more}\n", shown(branch), at.display())
     })
@@ -272,8 +285,13 @@ pub(super) fn mounts(context: &Context) -> Result<()> {
 
 /// Mounts as the daemon has them; if it does not answer, as holder and kernel know them, and why.
 pub(super) fn collect(context: &Context) -> (Vec<Value>, Option<String>) {
-    let held =
+    let mut held =
         holder::Client::connect(&context.paths.socket).ok().and_then(|mut h| h.mounts().ok()).unwrap_or_default();
+    for unit in service::unit_mounts(&context.paths.socket) {
+        if held.iter().all(|known| known.name.session != unit.name.session) {
+            held.push(unit);
+        }
+    }
     let asked = context.connect_within(ANSWER_MAX).and_then(|mut client| client.mounts().told());
     match asked {
         Ok(mounts) => (mounts.iter().map(|m| with_holders_view(m, &held)).collect(), None),
@@ -285,7 +303,7 @@ pub(super) fn collect(context: &Context) -> (Vec<Value>, Option<String>) {
                     "mountpoint": h.name.mountpoint,
                     "read_only": h.name.read_only,
                     "frontend_pid": h.frontend_pid,
-                    "state": "held",
+                    "state": if h.waiting.is_some() { "reconnecting" } else { "held" },
                 });
                 as_held(value, h)
             });
@@ -302,14 +320,36 @@ fn with_holders_view(mount: &MountInfo, held: &[HeldMount]) -> Value {
     }
 }
 
-/// Adds what only the holder knows.
+/// Adds what only the holder knows, or the unit.
 fn as_held(mut mount: Value, held: &HeldMount) -> Value {
     if let Some(map) = mount.as_object_mut() {
+        // Where the two differ, the daemon's view is the later one.
+        let waiting = held.waiting.filter(|_| map.get("state").and_then(Value::as_str) != Some("attached"));
+        if let Some(waiting) = waiting {
+            let seconds = waiting.seconds();
+            map.insert("requests_held".into(), waiting.requests.into());
+            map.insert("reconnecting_seconds".into(), seconds.into());
+            map.insert("given_up".into(), held.give_up_after.is_some_and(|limit| seconds >= limit).into());
+        }
+        map.insert("give_up_after_seconds".into(), held.give_up_after.into());
         map.insert("frontend_restarts".into(), held.restarts.into());
         map.insert("without".into(), held.without.clone().into());
         map.insert("trouble".into(), held.trouble.clone().into());
     }
     mount
+}
+
+/// The state in words: for how long what waits for the daemon has waited.
+fn state(mount: &Value) -> String {
+    let name = mount.get("state").and_then(Value::as_str).map(shown).unwrap_or_default();
+    let number = |key: &str| mount.get(key).and_then(Value::as_u64);
+    let Some(seconds) = number("reconnecting_seconds") else { return name };
+    let how = if mount.get("given_up").and_then(Value::as_bool) == Some(true) {
+        "requests fail".into()
+    } else {
+        format!("{} held", count(number("requests_held").unwrap_or(0), "request", "requests"))
+    };
+    format!("{name}, {how}, for {}", count(seconds, "second", "seconds"))
 }
 
 /// Mounts as a table.
@@ -327,7 +367,7 @@ pub(super) fn listing(list: &[Value]) -> String {
                 text(m, "branch"),
                 text(m, "mountpoint"),
                 if ro { "ro".into() } else { "rw".into() },
-                text(m, "state"),
+                state(m),
                 or_dash(number(m, "attached_seconds").map(span).unwrap_or_default()),
                 or_dash(number(m, "requests").map(|n| n.to_string()).unwrap_or_default()),
                 or_dash(number(m, "frontend_pid").map(|n| n.to_string()).unwrap_or_default()),

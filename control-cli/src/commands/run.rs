@@ -91,8 +91,14 @@ fn on_stage(
 fn set_up(context: &Context, info: &BranchInfo, scratch: Option<&Path>, here: PathBuf) -> Result<Stage> {
     let root = scratch.or(info.base.as_deref()).unwrap_or(Path::new("/")).to_owned();
     let namespace = namespace::enter()?;
-    let request =
-        Request { branch: &info.name, mountpoint: &root, apart_from: None, read_only: false, allow_other: false };
+    let request = Request {
+        branch: &info.name,
+        mountpoint: &root,
+        apart_from: None,
+        read_only: false,
+        allow_other: false,
+        give_up_after: None,
+    };
     let held = mounter::mount(context, &request).map_err(|e| match context.reconnect() {
         Ok(mut client) => mount::in_use(e, &mut client, &info.name),
         Err(_) => e,

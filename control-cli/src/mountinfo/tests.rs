@@ -11,9 +11,13 @@ fn our_mounts_are_found_among_others() {
 92 28 0:52 / /mnt/x rw - fuse.sshfs fix-1 rw
 broken line
 ";
-    let mount =
-        |branch: &str, at: &str, read_only| Mount { branch: branch.into(), mountpoint: PathBuf::from(at), read_only };
-    assert_eq!(parse(text), [mount("fix-1", r"/mnt/a b\c", false), mount("fix 2", "/mnt/ro", true)]);
+    let mount = |branch: &str, at: &str, read_only, device: &str| Mount {
+        branch: branch.into(),
+        mountpoint: PathBuf::from(at),
+        read_only,
+        device: device.into(),
+    };
+    assert_eq!(parse(text), [mount("fix-1", r"/mnt/a b\c", false, "0:50"), mount("fix 2", "/mnt/ro", true, "0:51")]);
 }
 
 #[test]

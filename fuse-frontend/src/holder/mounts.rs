@@ -5,10 +5,10 @@ use super::program::Program;
 use crate::feature;
 use crate::serve::{self, Hello};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use shm_transport::SessionFds;
 use shm_transport::control::Failure;
 use shm_transport::control::holder::{HeldMount, MountName};
 use shm_transport::control::line::LineStream;
+use shm_transport::{SessionFds, SessionHeader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -39,6 +39,8 @@ pub(super) struct Mount {
 pub(super) enum Fate {
     /// It is unmounted, or given up.
     Gone,
+    /// It is unmounted, and no daemon could be told.
+    Untold,
     /// Another frontend takes it over.
     Adopt,
 }
@@ -113,6 +115,10 @@ impl Mount {
     /// Its frontend ended.
     pub(super) fn ended(&mut self, status: ExitStatus, now: Instant) -> Fate {
         let session = self.name.session;
+        if status.code() == Some(i32::from(serve::UNTOLD)) {
+            tracing::warn!(%session, "unmounted while no daemon answered");
+            return Fate::Untold;
+        }
         if status.success() || self.given_up {
             tracing::info!(%session, "unmounted");
             return Fate::Gone;
@@ -146,11 +152,14 @@ impl Mount {
             let end = &self.last_end;
             format!("the frontend has died {deaths} times in a row as soon as it was started (at last: {end})")
         });
+        let header = self.session.header().ok();
         HeldMount {
             name: self.name.clone(),
             frontend_pid: self.keeper.pid(),
             restarts: self.keeper.restarts,
             without: self.without.clone(),
+            waiting: header.as_ref().and_then(SessionHeader::waiting),
+            give_up_after: header.and_then(|header| header.give_up_after()).map(|limit| limit.as_secs()),
             trouble,
         }
     }

@@ -14,6 +14,7 @@ use shm_transport::control::client::Client;
 use shm_transport::control::holder::{HeldMount, MountName, Pong};
 use shm_transport::control::line::{LineError, LineStream};
 use shm_transport::control::{Answer, ErrorCode, Failure};
+use shm_transport::wire::SessionId;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
 use std::os::fd::OwnedFd;
@@ -28,6 +29,8 @@ const MOUNTS_MAX: usize = 4096;
 const STOP_MAX: Duration = Duration::from_secs(10);
 /// How long a frontend may take to end after its mount has ended.
 const UNMOUNTED_MAX: Duration = Duration::from_secs(5);
+/// How long a daemon that is away may be waited for to tell it that a mount is gone.
+const TELL_MAX: Duration = Duration::from_mins(30);
 /// Frontends of a new mount that may die before one serves: more, and it is no accident.
 const FIRST_TRIES: usize = 3;
 /// Longest wait for a daemon to serve, or for a frontend to attach.
@@ -125,9 +128,14 @@ impl Shared {
         if let Some(status) = state.daemon.keeper.reap() {
             state.daemon.ended(status, state.stop.is_none(), now);
         }
-        state.mounts.retain(|_, mount| match mount.keeper.reap() {
-            Some(status) => mount.ended(status, now) == Fate::Adopt,
-            None => true,
+        let socket = &state.config.paths.socket;
+        state.mounts.retain(|_, mount| match mount.keeper.reap().map(|status| mount.ended(status, now)) {
+            None | Some(Fate::Adopt) => true,
+            Some(Fate::Gone) => false,
+            Some(Fate::Untold) => {
+                tell_of_the_end(socket, mount.name.session);
+                false
+            }
         });
         if state.logs_due <= now {
             state.logs_due = now + LOG_CHECK;
@@ -174,12 +182,8 @@ impl Shared {
             }
             if mount.is_unmounted() {
                 // Its frontend did not live to see it.
-                let (socket, session) = (paths.socket.clone(), mount.name.session);
-                tracing::info!(%session, "unmounted while it had no frontend");
-                let tell = std::thread::Builder::new().name("detach".into()).spawn(move || detach(&socket, session));
-                if let Err(error) = tell {
-                    tracing::warn!(%error, %session, "the daemon could not be told that the mount is gone");
-                }
+                tracing::info!(session = %mount.name.session, "unmounted while it had no frontend");
+                tell_of_the_end(&paths.socket, mount.name.session);
                 return false;
             }
             // Nobody waits for the answer of a frontend that takes over; its log tells.
@@ -433,6 +437,15 @@ impl Shared {
             stop.waiting = stop.waiting.saturating_sub(1);
         }
         self.wake();
+    }
+}
+
+/// Tells the daemon, when there is one again, that a mount is gone: else it would stay a mount of its branch.
+fn tell_of_the_end(socket: &Path, session: SessionId) {
+    let socket = socket.to_owned();
+    let tell = move || detach(&socket, session, TELL_MAX);
+    if let Err(error) = std::thread::Builder::new().name("detach".into()).spawn(tell) {
+        tracing::warn!(%error, %session, "the daemon could not be told that the mount is gone");
     }
 }
 

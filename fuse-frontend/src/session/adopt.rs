@@ -16,7 +16,7 @@ const LOST_BEFORE: u64 = 1 << 10;
 const LOST_AFTER: u64 = 1 << 14;
 
 /// Whether a request was a frontend's own: the kernel's numbers are even.
-pub(super) fn is_own(id: RequestId) -> bool {
+pub(crate) fn is_own(id: RequestId) -> bool {
     id.0 & 1 != 0
 }
 
@@ -28,6 +28,7 @@ impl<D: Daemon> Session<D> {
         if !left.is_empty() {
             tracing::info!(requests = left.len(), "requests of a former frontend are under way");
         }
+        self.answer_given_up()?;
         self.resends = self.resends && self.kernel.ask_for_resend()?;
         self.adopting = self.resends;
         let ids: Vec<RequestId> = left.iter().map(|left| left.id).collect();

@@ -51,7 +51,19 @@ impl Daemon for Here {
     fn retry(&mut self) -> bool {
         true
     }
-    fn detach(&mut self) {}
+    fn detach(&mut self) -> bool {
+        true
+    }
+    fn gives_up_in(&self) -> Option<Duration> {
+        None
+    }
+    fn give_up(&mut self) -> Vec<SlotIndex> {
+        Vec::new()
+    }
+    fn given_up(&self) -> Vec<RequestId> {
+        Vec::new()
+    }
+    fn show_waiting(&mut self) {}
 }
 
 /// The process that serves a mount must not touch it: a child does, and not for ever.
@@ -93,6 +105,7 @@ fn request(dir: &Path, without: &[&str]) -> MountRequest {
         suid_dev: true,
         flags: vec![mount::MountFlag::NoAtime],
         without: crate::feature::flags_of(without).unwrap(),
+        give_up_after: None,
     }
 }
 

@@ -67,7 +67,10 @@ impl<D: Daemon> Session<D> {
         let now = Instant::now();
         let forgets =
             if self.daemon.connected() && room && self.may_submit() { self.forgetting.due_in(now) } else { None };
-        let after = [self.daemon.retry_in(), forgets, self.leave_in(now)].into_iter().flatten().min();
+        // Once given up, only its return counts.
+        let limit = self.daemon.gives_up_in().filter(|left| !left.is_zero());
+        let after = [self.daemon.retry_in(), forgets, limit, self.leave_in(now)].into_iter().flatten().min();
+        self.daemon.show_waiting();
         let mut events = [EpollEvent::empty(); 4];
         let count = match self.waiter.epoll.wait(&mut events, timeout(after)) {
             Ok(count) => count,

@@ -112,13 +112,22 @@ impl UnitConfig {
 
     /// Store and socket.
     pub(super) fn paths(&self) -> Result<Paths, Failure> {
-        let of = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let store = self.options.store.clone().or_else(|| of("AGENTFS_STORE"));
-        let socket = self.options.socket.clone().or_else(|| of("AGENTFS_SOCKET"));
-        Paths::resolve(store.as_deref(), socket.as_deref()).map_err(|e| Failure {
-            code: ErrorCode::Usage,
-            message: e.to_string(),
-            hint: None,
-        })
+        resolve(self.options.store.as_deref(), self.options.socket.as_deref())
     }
+}
+
+/// Store and socket of a unit whose file cannot be used.
+pub(super) fn paths_without_file() -> Result<Paths, Failure> {
+    resolve(None, None)
+}
+
+fn resolve(store: Option<&Path>, socket: Option<&Path>) -> Result<Paths, Failure> {
+    let of = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let store = store.map(Path::to_owned).or_else(|| of("AGENTFS_STORE"));
+    let socket = socket.map(Path::to_owned).or_else(|| of("AGENTFS_SOCKET"));
+    Paths::resolve(store.as_deref(), socket.as_deref()).map_err(|e| Failure {
+        code: ErrorCode::Usage,
+        message: e.to_string(),
+        hint: None,
+    })
 }

@@ -3,9 +3,9 @@
 
 use super::config::UnitConfig;
 use super::record::Record;
-use super::{held, internal};
+use super::{held, internal, paths_of};
 use crate::holder::shows;
-use crate::reconnect::detach;
+use crate::reconnect::{DETACH_MAX, detach};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -26,7 +26,7 @@ const NAP: Duration = Duration::from_millis(10);
 /// Unmounts, unless the unit is to start again.
 pub(super) fn stop(name: &str) -> Result<(), Failure> {
     let service = Service::current().map_err(|e| internal("the service manager cannot be reached", &e))?;
-    let paths = UnitConfig::read(name)?.paths()?;
+    let paths = paths_of(&UnitConfig::read(name))?;
     let record = Record::of(name, &paths);
     let Some(mount) = record.read() else { return Ok(()) };
     if job(name)?.as_deref() != Some("stop") {
@@ -46,7 +46,7 @@ pub(super) fn stop(name: &str) -> Result<(), Failure> {
         is_gone(pid, END_MAX);
     }
     held::give_up(&service);
-    detach(&paths.socket, mount.session);
+    detach(&paths.socket, mount.session, DETACH_MAX);
     record.remove();
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! and for the daemon, which must not take a mount for dead while its unit may start a frontend.
 
 use shm_transport::control::Failure;
-use shm_transport::control::holder::MountName;
+use shm_transport::control::holder::{HeldMount, MountName};
 use shm_transport::control::paths::Paths;
 use shm_transport::control::service::unit_record;
 use std::fs;
@@ -24,8 +24,8 @@ impl Record {
         serde_json::from_slice(&fs::read(&self.0).ok()?).ok()
     }
 
-    /// The unit has this mount. Whole or not at all.
-    pub(super) fn write(&self, mount: &MountName) -> Result<(), Failure> {
+    /// The unit has this mount, served by this process. Whole or not at all.
+    pub(super) fn write(&self, mount: &HeldMount) -> Result<(), Failure> {
         let written = || -> io::Result<()> {
             if let Some(dir) = self.0.parent() {
                 fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;

@@ -116,7 +116,7 @@ fn changes(dir: &Path, store: Arc<dyn Store>) -> Result<f64, String> {
     let begun = Instant::now();
     for n in 0..CHANGES {
         let made = n / 512 % 2 == 0;
-        let op = if made { Op::Mkdir { name: name(n), mode: 0o755 } } else { Op::Rmdir { name: name(n) } };
+        let op = if made { Op::Mkdir { name: name(n), mode: 0o755, umask: 0 } } else { Op::Rmdir { name: name(n) } };
         let lease = transport.lease().ok_or("no slot is free")?;
         let request = Request { caller: Caller::default(), node: NodeId::ROOT, op };
         transport.submit(lease, RequestId(2 * n + 2), &request, 0).map_err(|(_, e)| failed(&e))?;

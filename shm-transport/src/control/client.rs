@@ -1,5 +1,6 @@
 //! A client of the daemon's control socket.
 
+use super::holder::owns_directory_of;
 use super::line::{LineError, LineStream, Peer};
 use super::{
     Answer, BranchInfo, Call, Command, CommitPlan, Diff, Failure, FsckReport, MountInfo, Removed, SnapshotInfo, Status,
@@ -71,8 +72,11 @@ impl Client {
             }
         })?;
         let refuse = |source| ClientError::Connect { socket: socket.to_owned(), source };
-        // In a directory like /tmp anybody could have put a socket of that name before us.
-        if !Peer::of(&stream).map_err(refuse)?.is_own_or_root() && !nix::unistd::geteuid().is_root() {
+        // In a directory like /tmp anybody could have put a socket of that name before us, and what is handed over
+        // is a mount. Root may use the daemon of the user whose directory it is.
+        let peer = Peer::of(&stream).map_err(refuse)?;
+        let may = nix::unistd::geteuid().is_root() && owns_directory_of(socket, peer.uid);
+        if !peer.is_own_or_root() && !may {
             return Err(refuse(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user")));
         }
         Ok(Self { lines: LineStream::new(stream) })

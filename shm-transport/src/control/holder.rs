@@ -7,6 +7,7 @@
 
 use super::line::{LineError, LineStream};
 use super::{Answer, ErrorCode, Failure};
+use crate::session::Waiting;
 use crate::wire::SessionId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -142,6 +143,12 @@ pub struct HeldMount {
     /// Features of the kernel that this mount does without, and what is different for it; one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub without: Vec<String>,
+    /// What its frontend says while it has no daemon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
+    /// Seconds without a daemon after which its requests fail; none: they wait for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub give_up_after: Option<u64>,
     /// Why nobody serves this mount for the time being: its frontend dies again and again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
@@ -173,7 +180,7 @@ pub fn socket_path(daemon_socket: &Path) -> PathBuf {
 const OVERFLOW_UID: u32 = 65534;
 
 /// Whether the socket lies in a directory of this user: root may use everybody's holder.
-fn owns_directory_of(socket: &Path, uid: u32) -> bool {
+pub(super) fn owns_directory_of(socket: &Path, uid: u32) -> bool {
     let owner = socket.parent().and_then(|dir| std::fs::metadata(dir).ok()).map(|found| found.uid());
     uid != OVERFLOW_UID && owner == Some(uid)
 }

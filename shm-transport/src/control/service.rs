@@ -4,6 +4,7 @@
 //! Only a process that was itself started as a service has one. Its children inherit the environment and
 //! must not speak for it: they go by the process id in there.
 
+use super::holder::HeldMount;
 use crate::mem::fds;
 use std::ffi::OsString;
 use std::io;
@@ -127,6 +128,13 @@ fn connect(path: &OsString) -> io::Result<UnixDatagram> {
     socket.connect_addr(&address)?;
     socket.set_write_timeout(Some(TELL_MAX))?;
     Ok(socket)
+}
+
+/// Mounts that units of a service manager have, as their frontends say.
+pub fn unit_mounts(daemon_socket: &Path) -> Vec<HeldMount> {
+    let Ok(entries) = std::fs::read_dir(unit_records(daemon_socket)) else { return Vec::new() };
+    let records = entries.flatten().filter_map(|entry| std::fs::read(entry.path()).ok());
+    records.filter_map(|record| serde_json::from_slice(&record).ok()).collect()
 }
 
 #[cfg(test)]

@@ -69,6 +69,12 @@ pub(crate) struct RegionHeader {
     pub(crate) fuse_ready: AtomicU32,
     /// 1 for a read-only mount.
     pub(crate) read_only: AtomicU32,
+    /// Since when the frontend has no daemon, in milliseconds of the monotonic clock; 0 while it has one.
+    pub(crate) away_since: AtomicU64,
+    /// Requests that wait for the daemon, for people.
+    pub(crate) held: AtomicU32,
+    /// Seconds without a daemon after which requests fail; 0 for never.
+    pub(crate) give_up_after: AtomicU32,
 }
 
 /// Cursors of one ring, each alone on its cache line. A cursor is `epoch << 32 | position`.
@@ -103,11 +109,12 @@ pub(crate) struct SlotHeader {
 
 // The layout is a promise between processes of different builds: a change here is a new VERSION.
 const _: () = {
-    assert!(size_of::<RegionHeader>() == 104);
+    assert!(size_of::<RegionHeader>() == 120);
     assert!(align_of::<RegionHeader>() == 8);
     assert!(offset_of!(RegionHeader, session) == 56);
     assert!(offset_of!(RegionHeader, fuse_flags) == 80);
     assert!(offset_of!(RegionHeader, read_only) == 100);
+    assert!(offset_of!(RegionHeader, away_since) == 104);
     assert!(size_of::<RingHeader>() == 384);
     assert!(align_of::<RingHeader>() == 128);
     assert!(size_of::<SlotHeader>() == 64);
