@@ -19,15 +19,16 @@ release:
     cargo build --release --workspace --bins --locked
 
 # Install the release programs below PREFIX, the mount helper where mount(8) looks for it, and the units of systemd
-install prefix="/usr/local" helpers="/usr/sbin" units="/etc/systemd/system": release
+install prefix="/usr/local" helpers="/usr/sbin" units="/etc/systemd/system" user_units="/etc/systemd/user": release
     install -d "{{prefix}}/bin" "{{helpers}}"
     install -m 755 target/release/agentfs target/release/agentfsd target/release/agentfs-fuse "{{prefix}}/bin/"
     ln -sf "$(realpath "{{prefix}}")/bin/agentfs-fuse" "{{helpers}}/mount.fuse.agentfs"
     ln -sf "$(realpath "{{prefix}}")/bin/agentfs-fuse" "{{helpers}}/mount.agentfs"
     ln -sf agentfs "{{prefix}}/bin/agentfs-control-cli"
-    install -d "{{units}}" /etc/agentfs/mounts
-    install -m 644 fscore-daemon/systemd/* fuse-frontend/systemd/* "{{units}}/"
-    sed -i "s|/usr/local/bin|$(realpath "{{prefix}}")/bin|" "{{units}}"/agentfsd.service "{{units}}"/agentfs-mount@.service
+    install -d "{{units}}" "{{user_units}}" /etc/agentfs/mounts
+    install -m 644 fscore-daemon/systemd/agentfs* fuse-frontend/systemd/agentfs* "{{units}}/"
+    install -m 644 fscore-daemon/systemd/user/* "{{user_units}}/"
+    sed -i "s|/usr/local/bin|$(realpath "{{prefix}}")/bin|" "{{units}}"/agentfsd.service "{{units}}"/agentfs-mount@.service "{{user_units}}"/agentfsd.service
     if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 
 # Show AgentFS on this checkout: branch, work, diff, commit into a copy, discard

@@ -251,6 +251,51 @@ mounts() {
     rm /etc/agentfs/mounts/bad.conf
 }
 
+# user COMMAND...: as a user without privilege, whose service manager runs.
+user() {
+    runuser -u tester -- env HOME=/home/tester XDG_RUNTIME_DIR="/run/user/$(id -u tester)" "$@"
+}
+user_main_pid() { user systemctl --user show --value -p MainPID agentfsd.service; }
+user_replaced() {
+    local pid
+    pid="$(user_main_pid)"
+    [ "$pid" != "$1" ] && [ "$pid" != 0 ] && user systemctl --user --quiet is-active agentfsd.service
+}
+
+by_user() {
+    local pid
+    cd /home
+    useradd --create-home --shell /bin/bash tester
+    loginctl enable-linger tester
+    until_true user systemctl --user --quiet is-active default.target
+    user bash -c 'mkdir ~/p ~/at && echo host >~/p/file'
+    user systemctl --user --quiet enable --now agentfsd.service
+    is "a user's manager keeps the daemon" true "$(user agentfs --json status | grep -o '"managed": *true' | head -n 1 | grep -o true)"
+    is "of the user's own store" /home/tester/.local/share/agentfs \
+        "$(user agentfs --json status | grep -o '"store": *"[^"]*"' | head -n 1 | cut -d '"' -f 4)"
+    user agentfs mount --base /home/tester/p --branch u /home/tester/at
+    user bash -c 'echo branch >~/at/file'
+    for _ in 1 2 3; do
+        pid="$(user_main_pid)"
+        kill -9 "$pid"
+        is "a user's mount goes on" branch "$(user cat /home/tester/at/file)"
+        until_true user_replaced "$pid"
+    done
+    pid="$(user_main_pid)"
+    user systemctl --user restart agentfsd.service
+    is "and through a restart" branch "$(user cat /home/tester/at/file)"
+    user_replaced "$pid"
+    user agentfs umount /home/tester/at
+    user agentfs commit u
+    is "and is committed" branch "$(cat /home/tester/p/file)"
+    user agentfs daemon stop
+    user systemctl --user stop agentfsd.socket agentfsd.service
+    is "the user's daemon is stopped" inactive "$(user systemctl --user is-active agentfsd.service || true)"
+    user systemctl --user start agentfsd.socket
+    user agentfs status >/dev/null
+    is "who connects starts it" active "$(user systemctl --user is-active agentfsd.service)"
+}
+
 activation() {
     systemctl stop "$work" "$look" agentfsd
     is "the daemon is stopped" inactive "$(active "$daemon")"
@@ -278,6 +323,7 @@ first() {
     mounts
     activation
     is "the manager has as many descriptors as before" "$before" "$(find /proc/1/fd -type l | wc -l)"
+    by_user
     systemd-analyze security --no-pager agentfsd.service | tail -n 1
     systemd-analyze security --no-pager "$work" | tail -n 1
     # In use at poweroff.

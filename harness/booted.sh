@@ -10,7 +10,7 @@ set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 cache="${AGENTFS_TEST_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/agentfs-test}"
-packages="systemd,systemd-sysv,dbus,fuse3"
+packages="systemd,systemd-sysv,dbus,fuse3,libpam-systemd"
 # The system that the programs were built on: its C library is theirs.
 # shellcheck source=/dev/null
 suite="$(. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}")"
@@ -85,6 +85,8 @@ END
 
 # Two branches by fstab.
 fstab_into() {
+    # Without sessions: the runtime directory of a user whose processes live at poweroff is in use, whoever they are.
+    sed -i '/pam_systemd/d' "$1"/etc/pam.d/*
     cat >>"$1/etc/fstab" <<'END'
 work /mnt/work fuse.agentfs base=/data/project,allow_base=/data,x-systemd.requires-mounts-for=/data 0 0
 look /mnt/look fuse.agentfs base=/data/project,allow_base=/data,x-systemd.requires-mounts-for=/data,ro,nofail 0 0
@@ -94,7 +96,8 @@ END
 # The same two by units.
 units_into() {
     local root="$1"
-    install -m 644 "$here"/../fscore-daemon/systemd/* "$here"/../fuse-frontend/systemd/* "$root/etc/systemd/system/"
+    install -m 644 "$here"/../fscore-daemon/systemd/agentfs* "$here"/../fuse-frontend/systemd/agentfs* "$root/etc/systemd/system/"
+    install -m 644 "$here"/../fscore-daemon/systemd/user/* "$root/etc/systemd/user/"
     mkdir -p "$root/etc/agentfs/mounts"
     printf 'AGENTFS_ALLOW_BASE=/data:/srv\n' >"$root/etc/agentfs/agentfsd.conf"
     printf '%s\n' 'base = /data/project' 'mountpoint = /mnt/work' >"$root/etc/agentfs/mounts/work.conf"
