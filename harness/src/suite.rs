@@ -40,7 +40,7 @@ const PARTS: &[Part] = &[
     ("fuse-security-robustness", "bad_input", &["full_disk", "newer_format"]),
     ("fuse-stress", "chaos", &[]),
     ("fuse-stress", "differential", &[]),
-    ("fuse-compat", "user_mounts", &["works"]),
+    ("fuse-compat", "user_mounts", &["works", "libfuse_2"]),
     ("fuse-compat", "mount_helper", &["fstab", "option_user"]),
 ];
 

@@ -200,3 +200,47 @@ fn a_holder_that_is_told_to_end_leaves_no_dead_mount() {
     }
     user.stop();
 }
+
+/// The fusermount of libfuse 2 from Debian's package `fuse`, which cannot be installed beside `fuse3`; set-user-id in the
+/// world's directory. `None` after saying why there is none.
+fn fusermount_of_libfuse_2(world: &World, test: &str) -> Option<PathBuf> {
+    let script = "apt-get -q download fuse && dpkg-deb -x fuse_2*.deb fuse2 && chmod 4755 fuse2/bin/fusermount";
+    let out = run(world.command("sh").args(["-c", script]).current_dir(world.out()), COMMAND_LIMIT);
+    if !out.status.success() {
+        eprintln!("skipped: {test}: cannot get Debian's package fuse: {out}");
+        return None;
+    }
+    Some(world.out().join("fuse2/bin/fusermount"))
+}
+
+#[test]
+fn fusermount_of_libfuse_2_and_of_libfuse_3_mount_and_unmount() {
+    let test = "fusermount_of_libfuse_2_and_3";
+    if skipped(test) {
+        return;
+    }
+    let Some(world) = World::start(test) else { return };
+    let Some(older) = fusermount_of_libfuse_2(&world, test) else { return };
+    let ns = Namespace::start(&world);
+    let user = User::new(&world, &ns);
+    for (round, program) in ["fusermount3", text(&older)].into_iter().enumerate() {
+        if round > 0 {
+            // From now on that is the only one there is.
+            ns.run("mount", &["--bind", text(&older), "/usr/bin/fusermount3"]).success();
+            let version = ns.run("fusermount3", &["-V"]).success();
+            assert!(version.says("version: 2."), "{version}");
+        }
+        user.mount("x", "a", &[]).success();
+        assert_eq!(ns.mounts().len(), 1, "{program}");
+        assert!(ns.mounts()[0].options.contains("nosuid"), "{:?}", ns.mounts());
+        user.sh(&format!("cat a/file && echo {round} >>a/rounds && cat a/rounds")).success();
+        user.sh(&format!("{program} -u a")).success();
+        assert_eq!(ns.mounts().len(), 0, "{program}");
+        user.mount("x", "a", &[]).success();
+        let rounds = user.sh("cat a/rounds").success().stdout;
+        assert_eq!(rounds.lines().count(), round + 1, "{rounds}");
+        user.agentfs(&["umount", text(&user.home.join("a"))]).success();
+        assert_eq!(ns.mounts().len(), 0, "{program}");
+    }
+    user.stop();
+}
