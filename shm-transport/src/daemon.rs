@@ -6,6 +6,7 @@ use crate::mem::Payload;
 use crate::ring::{Consumer, Producer, SUPERSEDED};
 use crate::session::{SessionFds, SessionMap, ShmRing, Slot};
 use crate::slot::{self, Event, State};
+use crate::spin::{self, Spin, Spun};
 use crate::transport::{Context, Handler, TransportError};
 use crate::wire::limits::{PAYLOAD_MAX, REQUEST_MAX};
 use crate::wire::{self, CodecError, Errno, Reply, Request, RequestId, SessionId, SlotIndex};
@@ -197,12 +198,23 @@ impl DaemonEnd {
             return broken(BAD_STATE);
         }
         self.shared.in_flight.fetch_add(1, AcqRel);
+        spin::note(&self.shared.map.header.daemon_cpu);
         let ctx = Context { session: self.shared.session, slot: SlotIndex(index), id };
         let open = Open { shared: Arc::clone(&self.shared), ctx, generation, answered: false };
         match slot.read_request()? {
             Taken::Request(request, payload_len) => Ok(Some(Running { open, request, payload_len })),
             Taken::Refused => open.finish(&Reply::Error(Errno::EINVAL)).map(|()| None),
         }
+    }
+
+    /// Waits for a request without sleeping, for some microseconds at most and only where that may pay; `stop`
+    /// ends it. Before [`Self::arm`].
+    pub fn linger(&self, spin: &mut Spin, stop: impl Fn() -> bool) -> Spun {
+        let header = &self.shared.map.header;
+        let cpu = spin::here();
+        let intake = locked(&self.shared.intake);
+        let ready = || intake.queues.iter().any(|queue| !queue.is_empty()) || stop();
+        spin.wait(ready, || header.frontend_cpu.load(Relaxed) != cpu)
     }
 
     /// About to sleep on [`Self::doorbell`]: the frontend rings from now on. `false` when something

@@ -6,6 +6,7 @@ use crate::mem::Payload;
 use crate::ring::{self, Consumer, Producer};
 use crate::session::{SessionFds, SessionHeader, SessionMap, ShmRing, Slot, write_header};
 use crate::slot::{self, Event, Reclaimed, State};
+use crate::spin::{self, Spin, Spun};
 use crate::transport::{Completion, FsTransport, Lease, TransportError};
 use crate::wire::limits::{IOCTL_MAX, PAYLOAD_MAX, REPLY_MAX, REQUEST_MAX};
 use crate::wire::{self, Errno, Reply, Request, RequestId, SessionId, SlotIndex};
@@ -65,6 +66,7 @@ pub struct ShmTransport {
     cq: Consumer<ShmRing>,
     sq_bell: Doorbell,
     cq_bell: Doorbell,
+    spin: Spin,
 }
 
 const BAD_INDEX: &str = "a completion names a slot that is not under way (rule C1)";
@@ -121,6 +123,7 @@ impl ShmTransport {
             cq: Consumer::new(map.ring(queue, Side::Completion)?, epoch),
             sq_bell,
             cq_bell,
+            spin: Spin::from_env(),
         })
     }
 
@@ -416,6 +419,7 @@ impl FsTransport for ShmTransport {
         record.mine = Mine::InFlight(id);
         record.generation = slot::place(&record.shared.header.state, State::Free, record.generation, Event::Submit);
         self.in_flight += 1;
+        spin::note(&self.map.header.frontend_cpu);
         self.enqueue(index).map_err(|e| (None, e))
     }
 
@@ -426,6 +430,13 @@ impl FsTransport for ShmTransport {
             None => self.cq.pop()?.map(SlotIndex),
         };
         next.map(|index| self.collect(index)).transpose()
+    }
+
+    fn linger(&mut self) -> bool {
+        let (cq, header) = (&self.cq, &self.map.header);
+        let cpu = spin::here();
+        let apart = || header.daemon_cpu.load(Relaxed) != cpu;
+        !self.ready.is_empty() || self.spin.wait(|| !cq.is_empty(), apart) == Spun::Won
     }
 
     fn arm(&mut self) -> bool {

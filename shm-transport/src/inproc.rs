@@ -104,6 +104,10 @@ impl FsTransport for InProcess {
         Ok(self.done.pop_front())
     }
 
+    fn linger(&mut self) -> bool {
+        !self.done.is_empty()
+    }
+
     fn arm(&mut self) -> bool {
         self.done.is_empty()
     }

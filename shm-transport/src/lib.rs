@@ -83,6 +83,7 @@ pub mod mem;
 mod ring;
 pub mod session;
 mod slot;
+pub mod spin;
 pub mod stats;
 pub mod table;
 pub mod transport;

@@ -77,6 +77,10 @@ pub trait FsTransport: Send {
     /// The next finished request, without waiting.
     fn complete(&mut self) -> Result<Option<Completion>, TransportError>;
 
+    /// Waits for a completion without sleeping, for some microseconds at most and only where that may pay.
+    /// `true` when one is there.
+    fn linger(&mut self) -> bool;
+
     /// Says that this end is about to sleep on [`Self::doorbell`]: from now on the other end rings.
     /// `false` when a completion arrived meanwhile and sleeping would miss it.
     fn arm(&mut self) -> bool;

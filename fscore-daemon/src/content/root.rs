@@ -9,14 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, openat, openat2};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat, mkdirat};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::failed::Failed;
 use super::host::Host;
 use crate::core::ids::ContentId;
-use crate::core::nowait;
 
 /// Number of the directory that a content file lies in.
 type Leaf = u16;
@@ -77,10 +76,6 @@ impl Root {
 
     pub(super) fn openat(&self, id: ContentId, flags: OFlag) -> io::Result<OwnedFd> {
         let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        if nowait::is_active() {
-            let how = OpenHow::new().flags(flags).resolve(nowait::resolve());
-            return Ok(openat2(&self.dir, relative(id).as_str(), how)?);
-        }
         Ok(openat(&self.dir, relative(id).as_str(), flags, Mode::from_bits_truncate(0o600))?)
     }
 
@@ -119,9 +114,6 @@ impl Root {
     }
 
     pub(super) fn stat(&self, id: ContentId) -> io::Result<FileStat> {
-        if nowait::is_active() {
-            return Ok(fstat(&self.openat(id, OFlag::O_PATH)?)?);
-        }
         Ok(fstatat(&self.dir, relative(id).as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?)
     }
 

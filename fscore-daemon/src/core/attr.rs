@@ -300,6 +300,6 @@ fn owner_and_mode(record: &ObjectRecord, set: &SetAttr) -> (u32, u32, u32) {
 }
 
 /// Whether there is more to change than what a content file keeps itself.
-pub(super) fn changes_record(record: &ObjectRecord, set: &SetAttr) -> bool {
+fn changes_record(record: &ObjectRecord, set: &SetAttr) -> bool {
     owner_and_mode(record, set) != (record.mode, record.uid, record.gid)
 }

@@ -6,14 +6,13 @@ use super::edit::Edit;
 use super::error::{FsError, FsResult, io, sys};
 use super::ids::ObjectId;
 use super::nowait;
-use super::record::{Body, FileBody, ObjectRecord};
 use super::session::{Op, Session};
 use super::state::lock;
 use super::view::View;
 use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
 use nix::unistd::{Whence, lseek64};
 use shm_transport::mem::Payload;
-use shm_transport::wire::{NodeId, Opened, Reply, SetAttr};
+use shm_transport::wire::{Opened, Reply, SetAttr};
 use std::os::fd::AsFd;
 
 /// Zeros to answer reads of holes with, a piece at a time.
@@ -122,25 +121,6 @@ impl Session {
         }
         record.mode = mode;
         edit.into_change().commit(self.core.store.as_ref())
-    }
-
-    /// Whether a write to the node, or what `replaces` a content of the head's own, would have to copy first.
-    pub(super) fn would_copy(&self, node: NodeId, replaces: impl Fn(&ObjectRecord) -> bool) -> bool {
-        let view = self.branch.view();
-        let Ok(object) = self.object(&view, node) else { return false };
-        match view.object(object) {
-            Ok(Some(found)) => match found.value.body {
-                Body::File(FileBody::Content(id)) => {
-                    replaces(&found.value) || !self.owned(id, view.head()).unwrap_or(false)
-                }
-                Body::File(FileBody::Base) => true,
-                // One that holds zeros is written out before its record.
-                Body::File(FileBody::Hole { size }) => size > 0,
-                Body::Directory { .. } | Body::Symlink { .. } | Body::Special { .. } => false,
-            },
-            Ok(None) => true,
-            Err(_) => false,
-        }
     }
 
     /// `FSYNC`: first the bytes, then the records that refer to them.

@@ -1,7 +1,7 @@
 //! One mount's end of the core: turns typed requests into operations on its branch's view, and makes
 //! every mutation happen exactly once.
 
-use super::attr::{attributes, changes_record};
+use super::attr::attributes;
 use super::change::Change;
 use super::error::{FsError, FsResult};
 use super::ids::{ContentId, EpochId, ObjectId};
@@ -110,17 +110,16 @@ impl Session {
         self.core.end_session(self.id).map(drop)
     }
 
-    /// Whether the request may wait for a disk, for a copy, or copy much.
+    /// Whether the request is known to wait, for a disk or for somebody else's copy.
     pub fn may_block(&self, request: &Request) -> bool {
         // The root's number is no file's: which lock it has does not matter.
         let held = |exclusive| self.branch.contents.is_held(ObjectId(request.node.0), exclusive);
         if let wire::Op::SetAttr(set) = &request.op {
             let of_content = set.size.is_some() || set.atime.is_some() || set.mtime.is_some();
-            let copies = || self.would_copy(request.node, |record| changes_record(record, set));
-            return of_content && held(true) || set.size.is_some_and(|size| size > 0) && copies();
+            return of_content && held(true);
         }
         if matches!(request.op, wire::Op::Write { .. }) {
-            return held(false) || self.would_copy(request.node, |_| false);
+            return held(false);
         }
         if let wire::Op::Open { flags, .. } = request.op {
             return flags & libc::O_TRUNC as u32 != 0 && held(true);

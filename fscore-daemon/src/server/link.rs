@@ -12,6 +12,7 @@ use nix::errno::Errno as SysErrno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shm_transport::doorbell::Doorbell;
 use shm_transport::mem::Payload;
+use shm_transport::spin::{Spin, Spun};
 use shm_transport::stats::{Counter, MountStats, StatsWriter};
 use shm_transport::wire::{Errno, Op, Reply, Request};
 use shm_transport::{Context, DaemonEnd, Handler, TransportError};
@@ -239,6 +240,17 @@ impl Link {
             }
         }
         self.stop();
+    }
+
+    /// Waits a moment for a request without sleeping. `true` when there may be one.
+    pub(super) fn linger(&self, spin: &mut Spin) -> bool {
+        let spun = self.end.linger(spin, || self.is_ending());
+        match spun {
+            Spun::Won => self.serving.stats.add(Counter::SpinsWon, 1),
+            Spun::Lost => self.serving.stats.add(Counter::SpinsLost, 1),
+            Spun::Slept => {}
+        }
+        spun == Spun::Won
     }
 
     /// Sleeps until `fd` is readable or the link is to end.

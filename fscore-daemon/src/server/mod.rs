@@ -17,6 +17,7 @@ mod link;
 mod notify;
 mod pool;
 mod process;
+mod relief;
 mod session;
 mod socket;
 mod worker;
@@ -60,6 +61,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
+use worker::Crew;
 
 /// Stack of a thread that runs requests. They are many, and requests do not recurse.
 const STACK_BYTES: usize = 256 << 10;
@@ -146,7 +148,7 @@ struct Daemon {
     mounts: Mounts,
     /// What comes through the mounts' control files.
     calls: Calls,
-    pool: Arc<Pool>,
+    crew: Arc<Crew>,
     stats: StatsWriter,
     started: Instant,
     recoveries: u64,
@@ -290,7 +292,7 @@ impl Server {
         let uid = nix::unistd::geteuid().as_raw();
         let branches = Branches::open(Arc::clone(&core), dir.clone(), config.allow_base.clone(), uid)
             .map_err(ServeError::Branches)?;
-        let pool = Pool::start(POOL_THREADS).map_err(system("cannot start threads"))?;
+        let crew = Pool::start(POOL_THREADS).and_then(Crew::start).map_err(system("cannot start threads"))?;
         let stopped = Doorbell::create().map_err(system("cannot make an event descriptor"))?;
         // Last: who can connect finds everything there.
         let listener = door.open()?;
@@ -304,7 +306,7 @@ impl Server {
             branches,
             mounts: Mounts::default(),
             calls: Calls::default(),
-            pool: Arc::new(pool),
+            crew,
             stats,
             started: Instant::now(),
             recoveries,

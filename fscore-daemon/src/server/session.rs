@@ -5,7 +5,7 @@
 //! detach, or by somebody who made sure that it is dead. Lock order: a mount's `turn`, then the daemon's `admin`, then the table, then a mount's `at`.
 
 use super::link::Link;
-use super::{Daemon, ending, worker};
+use super::{Daemon, ending};
 use crate::core::ids::BranchId;
 use crate::core::member::Member;
 use crate::core::session::Session;
@@ -283,7 +283,7 @@ fn link(
         pid,
     )
     .map_err(failed)?;
-    if let Err(e) = worker::start(&link, &daemon.pool, queues) {
+    if let Err(e) = daemon.crew.serve(&link, queues) {
         link.stop();
         link.settled(None);
         return Err(failed(e));

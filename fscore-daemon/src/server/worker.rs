@@ -1,44 +1,78 @@
-//! Service threads: they take a link's requests and run them, or pass them on when they may wait for
-//! a disk. A thread whose rings are empty sleeps on the submission doorbell; idle mounts cost nothing.
+//! Service threads: they take a link's requests and run them, or pass on what is known to wait for a disk. A
+//! thread whose rings are empty sleeps on the submission doorbell; idle mounts cost nothing.
 //!
-//! One thread at a time takes requests; with several queue pairs the others run what they took.
+//! One thread at a time takes requests; with several queue pairs the others run what they took. One that a
+//! request holds up is relieved by another.
 
 use super::link::Link;
 use super::pool::{Job, Pool};
+use super::relief::Relief;
 use crate::core::state::lock;
+use shm_transport::spin::Spin;
 use shm_transport::{Running, TransportError};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
-/// Most service threads of one mount, however many queue pairs it has.
+/// Most service threads of one mount that no request holds up, however many queue pairs it has.
 const THREADS_MAX: usize = 4;
 
-/// Starts the threads of a link with `queues` queue pairs. They end with the link. On an error the
-/// caller ends the link: some may run already.
-pub(super) fn start(link: &Arc<Link>, pool: &Arc<Pool>, queues: usize) -> io::Result<()> {
-    for _ in 0..queues.clamp(1, THREADS_MAX) {
-        let (hold, pool) = (link.hold(), Arc::clone(pool));
+/// What serves the requests of all links.
+#[derive(Debug)]
+pub(super) struct Crew {
+    pool: Pool,
+    relief: OnceLock<Relief>,
+}
+
+impl Crew {
+    /// With `pool` for requests that are known to wait.
+    pub(super) fn start(pool: Pool) -> io::Result<Arc<Self>> {
+        let crew = Arc::new(Self { pool, relief: OnceLock::new() });
+        let weak: Weak<Self> = Arc::downgrade(&crew);
+        let relief = Relief::start(Box::new(move |link| weak.upgrade().map_or(Ok(()), |crew| crew.spawn(link))))?;
+        crew.relief.get_or_init(|| relief);
+        Ok(crew)
+    }
+
+    /// Starts the threads of a link with `queues` queue pairs. They end with the link. On an error the
+    /// caller ends the link: some may run already.
+    pub(super) fn serve(self: &Arc<Self>, link: &Arc<Link>, queues: usize) -> io::Result<()> {
+        (0..queues.clamp(1, THREADS_MAX)).try_for_each(|_| self.spawn(link))
+    }
+
+    #[cfg(test)]
+    #[expect(clippy::unwrap_used, reason = "tests")]
+    pub(super) fn relief(&self) -> &Relief {
+        self.relief.get().unwrap()
+    }
+
+    fn spawn(self: &Arc<Self>, link: &Arc<Link>) -> io::Result<()> {
+        let (hold, crew) = (link.hold(), Arc::clone(self));
         let link = Arc::clone(link);
         std::thread::Builder::new().name("session".into()).stack_size(super::STACK_BYTES).spawn(move || {
-            if let Err(error) = serve(&link, &pool) {
+            if let Err(error) = crew.work(&link) {
                 link.fail(&error);
             }
             drop(hold);
         })?;
+        Ok(())
     }
-    Ok(())
-}
 
-fn serve(link: &Arc<Link>, pool: &Pool) -> Result<(), TransportError> {
-    while let Some(running) = next(link)? {
-        let Some(running) = running.attempt(link.handler())? else { continue };
-        pool.run(Job { running, hold: link.hold() });
+    fn work(&self, link: &Arc<Link>) -> Result<(), TransportError> {
+        let mut spin = Spin::from_env().anchored();
+        let Some(watched) = self.relief.get().map(|relief| relief.watch(link)) else { return Ok(()) };
+        while !watched.is_relieved() {
+            let Some(running) = next(link, &mut spin)? else { break };
+            let waits = watched.run(|| running.attempt(link.handler()))?;
+            if let Some(running) = waits {
+                self.pool.run(Job { running, hold: link.hold() });
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The next request, waiting for it; `None` when the link is to end.
-fn next(link: &Link) -> Result<Option<Running>, TransportError> {
+fn next(link: &Link, spin: &mut Spin) -> Result<Option<Running>, TransportError> {
     let _turn = lock(&link.intake);
     loop {
         if link.is_ending() {
@@ -46,6 +80,9 @@ fn next(link: &Link) -> Result<Option<Running>, TransportError> {
         }
         if let Some(running) = link.end().pop()? {
             return Ok(Some(running));
+        }
+        if link.linger(spin) {
+            continue;
         }
         if link.end().arm() {
             let waited = link.wait(link.end().doorbell());

@@ -75,6 +75,10 @@ pub(crate) struct RegionHeader {
     pub(crate) held: AtomicU32,
     /// Seconds without a daemon after which requests fail; 0 for never.
     pub(crate) give_up_after: AtomicU32,
+    /// CPU that the frontend ran on when it submitted last, plus one; 0 when unknown.
+    pub(crate) frontend_cpu: AtomicU32,
+    /// CPU that the daemon ran on when it took a request last, plus one; 0 when unknown.
+    pub(crate) daemon_cpu: AtomicU32,
 }
 
 /// Cursors of one ring, each alone on its cache line. A cursor is `epoch << 32 | position`.
@@ -109,7 +113,7 @@ pub(crate) struct SlotHeader {
 
 // The layout is a promise between processes of different builds: a change here is a new VERSION.
 const _: () = {
-    assert!(size_of::<RegionHeader>() == 120);
+    assert!(size_of::<RegionHeader>() == 128);
     assert!(align_of::<RegionHeader>() == 8);
     assert!(offset_of!(RegionHeader, session) == 56);
     assert!(offset_of!(RegionHeader, fuse_flags) == 80);

@@ -41,11 +41,15 @@ pub enum Counter {
     Fsyncs,
     /// All other requests.
     Others,
+    /// Waits for a request that ended without a sleep.
+    SpinsWon,
+    /// Waits for a request that spun in vain and slept.
+    SpinsLost,
 }
 
 impl Counter {
     /// All of them, in the order of the segment.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Requests,
         Self::Errors,
         Self::BytesRead,
@@ -65,6 +69,8 @@ impl Counter {
         Self::Listings,
         Self::Fsyncs,
         Self::Others,
+        Self::SpinsWon,
+        Self::SpinsLost,
     ];
 
     /// Its name in output.
@@ -89,6 +95,8 @@ impl Counter {
             Self::Listings => "listings",
             Self::Fsyncs => "fsyncs",
             Self::Others => "others",
+            Self::SpinsWon => "spins_won",
+            Self::SpinsLost => "spins_lost",
         }
     }
 }

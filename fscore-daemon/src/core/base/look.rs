@@ -1,7 +1,6 @@
 //! What the host says of one object, from one `statx`, and how objects are opened.
 
 use crate::core::error::{FsError, FsResult};
-use crate::core::nowait;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
@@ -90,11 +89,10 @@ pub(super) fn open_name(dir: &OwnedFd, name: &[u8]) -> nix::Result<OwnedFd> {
         ResolveFlag::RESOLVE_BENEATH
             | ResolveFlag::RESOLVE_NO_SYMLINKS
             | ResolveFlag::RESOLVE_NO_MAGICLINKS
-            | ResolveFlag::RESOLVE_NO_XDEV
-            | nowait::resolve(),
+            | ResolveFlag::RESOLVE_NO_XDEV,
     );
     // The kernel asks for another try when something was renamed during the resolution.
-    for _ in 0..if nowait::is_active() { 1 } else { RESOLVE_TRIES } {
+    for _ in 0..RESOLVE_TRIES {
         match openat2(dir, name, how) {
             Err(Errno::EAGAIN) => {}
             other => return other,

@@ -7,7 +7,7 @@ use shm_transport::wire::{Caller, NodeId, Op, Reply, Request, RequestId, Session
 use shm_transport::{Completion, FsTransport, Geometry, SessionFds, ShmTransport};
 
 /// A frontend without a kernel.
-pub(super) struct Frontend {
+pub(crate) struct Frontend {
     session: SessionId,
     fds: SessionFds,
     end: ShmTransport,
@@ -17,14 +17,14 @@ pub(super) struct Frontend {
 }
 
 impl Frontend {
-    pub(super) fn new(session: u64, read_only: bool) -> Self {
+    pub(crate) fn new(session: u64, read_only: bool) -> Self {
         let session = SessionId(session);
         let fds = SessionFds::create(Geometry::default(), session).unwrap();
         let end = ShmTransport::attach(&fds).unwrap().remove(0);
         Self { session, fds, end, connection: None, read_only, next: 2 }
     }
 
-    pub(super) fn attach(&mut self, running: &super::Running, branch: &str) -> Result<(), ClientError> {
+    pub(crate) fn attach(&mut self, running: &super::Running, branch: &str) -> Result<(), ClientError> {
         let epoch = self.end.reset_for_new_daemon().unwrap();
         let attach = Attach {
             session: self.session,
@@ -38,14 +38,14 @@ impl Frontend {
         Ok(())
     }
 
-    fn submit(&mut self, op: Op) {
+    pub(crate) fn submit(&mut self, op: Op) {
         let lease = self.end.lease().unwrap();
         let request = Request { caller: Caller::default(), node: NodeId::ROOT, op };
         self.next += 2;
         self.end.submit(lease, RequestId(self.next), &request, 0).unwrap();
     }
 
-    fn complete(&mut self) -> Reply {
+    pub(crate) fn complete(&mut self) -> Reply {
         let done = self.completion();
         self.end.release(done.lease);
         done.reply
@@ -65,7 +65,7 @@ impl Frontend {
     }
 
     /// An ioctl on the control file by a user; the reply and its data.
-    pub(super) fn ioctl(&mut self, id: u64, uid: u32, buffer: &[u8]) -> (Reply, Vec<u8>) {
+    pub(crate) fn ioctl(&mut self, id: u64, uid: u32, buffer: &[u8]) -> (Reply, Vec<u8>) {
         let lease = self.end.lease().unwrap();
         let cmd = shm_transport::control::door::command(buffer.len()).unwrap();
         let op = Op::Ioctl { fh: 0, cmd, out_size: buffer.len() as u32 };
@@ -83,28 +83,28 @@ impl Frontend {
         (done.reply, data)
     }
 
-    pub(super) fn run(&mut self, op: Op) -> Reply {
+    pub(crate) fn run(&mut self, op: Op) -> Reply {
         self.submit(op);
         self.complete()
     }
 }
 
-pub(super) fn with_branch(name: &str) -> super::Running {
+pub(crate) fn with_branch(name: &str) -> super::Running {
     let running = start();
     make(&running, name);
     running
 }
 
-pub(super) fn make(running: &super::Running, name: &str) {
+pub(crate) fn make(running: &super::Running, name: &str) {
     let create = Command::BranchCreate { name: name.into(), base: None, from: None, frozen: false, reuse: false };
     running.client().branch_create(create).unwrap();
 }
 
-pub(super) fn state_of(running: &super::Running) -> Vec<String> {
+pub(crate) fn state_of(running: &super::Running) -> Vec<String> {
     running.client().mounts().unwrap().into_iter().map(|mount| mount.state).collect()
 }
 
-pub(super) fn code(result: Result<(), ClientError>) -> ErrorCode {
+pub(crate) fn code(result: Result<(), ClientError>) -> ErrorCode {
     match result {
         Err(ClientError::Refused(refusal)) => refusal.code,
         other => panic!("{other:?}"),

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
-mod attach;
+pub(super) mod attach;
 mod commit;
 mod control;
 mod door;
@@ -16,9 +16,9 @@ use std::path::Path;
 use std::thread::JoinHandle;
 
 /// A daemon on a store of its own.
-struct Running {
+pub(crate) struct Running {
     paths: Paths,
-    daemon: Arc<Daemon>,
+    pub(super) daemon: Arc<Daemon>,
     thread: Option<JoinHandle<Result<(), ServeError>>>,
     dir: Option<tempfile::TempDir>,
 }
@@ -93,7 +93,7 @@ impl Raw {
 }
 
 /// Waits until `holds`.
-fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub(super) fn eventually(what: &str, holds: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while !holds() {
         assert!(Instant::now() < end, "{what}");

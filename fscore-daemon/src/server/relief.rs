@@ -1,0 +1,205 @@
+//! Relief for service threads that a request holds up.
+//!
+//! Whether a name or an attribute of the host is in memory cannot be known without asking for it, and most
+//! are. So a service thread asks by itself: passing each such request to another thread would cost more than
+//! the request. One watch for the whole daemon looks at the threads every [`TICK`] while requests run. One
+//! that is still in the same request gets relief: another thread takes its mount's requests, and it ends
+//! with the request that holds it up. A request that waits for a disk delays others by two ticks at most.
+
+use super::link::Link;
+use crate::core::state::lock;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+/// Between two looks.
+const TICK: Duration = Duration::from_millis(1);
+/// So many looks without any request, and the watch sleeps until one runs.
+const QUIET: u32 = 50;
+/// The longest sleep: a wake that got lost costs no more than this.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// Most threads that are held up and relieved at once; beyond, mounts wait for their requests.
+const RELIEVED_MAX: usize = 256;
+
+/// Begins a service thread for a link, in relief of another.
+pub(super) type Begin = Box<dyn Fn(&Arc<Link>) -> io::Result<()> + Send + Sync>;
+
+/// What a service thread shows of itself.
+#[derive(Debug)]
+pub(super) struct Watched {
+    link: Weak<Link>,
+    /// Raised at the beginning and at the end of each request: odd within one.
+    steps: AtomicU64,
+    relieved: AtomicBool,
+    shared: Arc<Shared>,
+}
+
+impl Watched {
+    /// Runs a request under the watch's eyes.
+    pub(super) fn run<T>(&self, request: impl FnOnce() -> T) -> T {
+        let steps = self.steps.load(Ordering::Relaxed);
+        self.steps.store(steps | 1, Ordering::Relaxed);
+        self.shared.wake();
+        let result = request();
+        self.steps.store((steps | 1).wrapping_add(1), Ordering::Release);
+        result
+    }
+
+    /// Another thread has taken over: this one is to end.
+    pub(super) fn is_relieved(&self) -> bool {
+        self.relieved.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if self.is_relieved() {
+            self.shared.relieved.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    threads: Mutex<Vec<Seen>>,
+    sleeping: AtomicBool,
+    ending: AtomicBool,
+    watch: Mutex<Option<Thread>>,
+    relieved: AtomicUsize,
+}
+
+impl Shared {
+    fn wake(&self) {
+        // Pairs with the fence in `rest`: either this load sees the watch asleep, or the watch sees the step.
+        fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
+            self.unpark();
+        }
+    }
+
+    fn unpark(&self) {
+        if let Some(watch) = &*lock(&self.watch) {
+            watch.unpark();
+        }
+    }
+}
+
+/// A thread as the watch saw it last.
+#[derive(Debug)]
+struct Seen {
+    thread: Weak<Watched>,
+    steps: u64,
+}
+
+/// The watch. Dropped, it ends.
+#[derive(Debug)]
+pub(super) struct Relief {
+    shared: Arc<Shared>,
+    watch: Option<JoinHandle<()>>,
+}
+
+impl Relief {
+    /// Starts the watch. `begin` starts a service thread.
+    pub(super) fn start(begin: Begin) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        let watch = std::thread::Builder::new()
+            .name("relief".into())
+            .stack_size(super::STACK_BYTES)
+            .spawn(move || watch(&theirs, &begin))?;
+        *lock(&shared.watch) = Some(watch.thread().clone());
+        Ok(Self { shared, watch: Some(watch) })
+    }
+
+    /// Watches over the calling service thread of `link`, until the result is dropped.
+    pub(super) fn watch(&self, link: &Arc<Link>) -> Arc<Watched> {
+        let watched = Arc::new(Watched {
+            link: Arc::downgrade(link),
+            steps: AtomicU64::new(0),
+            relieved: AtomicBool::new(false),
+            shared: Arc::clone(&self.shared),
+        });
+        lock(&self.shared.threads).push(Seen { thread: Arc::downgrade(&watched), steps: 0 });
+        watched
+    }
+}
+
+impl Drop for Relief {
+    fn drop(&mut self) {
+        self.shared.ending.store(true, Ordering::Release);
+        self.shared.unpark();
+        // The watch itself may be the last to let go of what it watches.
+        let other = self.watch.take().filter(|watch| watch.thread().id() != std::thread::current().id());
+        if other.is_some_and(|watch| watch.join().is_err()) {
+            tracing::error!("the watch over the service threads panicked");
+        }
+    }
+}
+
+fn watch(shared: &Shared, begin: &Begin) {
+    let mut quiet = 0;
+    while !shared.ending.load(Ordering::Acquire) {
+        quiet = if look(shared, begin) { 0 } else { quiet + 1 };
+        if quiet < QUIET {
+            std::thread::park_timeout(TICK);
+        } else {
+            rest(shared, begin);
+            quiet = 0;
+        }
+    }
+}
+
+/// Sleeps until a request runs.
+fn rest(shared: &Shared, begin: &Begin) {
+    shared.sleeping.store(true, Ordering::Relaxed);
+    // Pairs with the fence in `wake`.
+    fence(Ordering::SeqCst);
+    if !look(shared, begin) && !shared.ending.load(Ordering::Acquire) {
+        std::thread::park_timeout(SLEEP_MAX);
+    }
+    shared.sleeping.store(false, Ordering::Relaxed);
+}
+
+/// Looks at every thread, and relieves those that are where they were; whether any request ran.
+fn look(shared: &Shared, begin: &Begin) -> bool {
+    let mut active = false;
+    let mut held_up = Vec::new();
+    lock(&shared.threads).retain_mut(|seen| {
+        let Some(thread) = seen.thread.upgrade() else { return false };
+        if thread.is_relieved() {
+            return false;
+        }
+        let steps = thread.steps.load(Ordering::Acquire);
+        if steps != seen.steps {
+            seen.steps = steps;
+            active = true;
+        } else if steps & 1 != 0 {
+            active = true;
+            held_up.push(thread);
+        }
+        true
+    });
+    // Without the lock: whoever begins is watched, too.
+    for thread in held_up {
+        relieve(shared, begin, &thread);
+    }
+    active
+}
+
+fn relieve(shared: &Shared, begin: &Begin, thread: &Arc<Watched>) {
+    let Some(link) = thread.link.upgrade().filter(|link| !link.is_ending()) else { return };
+    if shared.relieved.load(Ordering::Relaxed) >= RELIEVED_MAX {
+        return;
+    }
+    if let Err(error) = begin(&link) {
+        tracing::warn!(%error, "a mount waits for a slow request: no thread can be started in relief");
+        return;
+    }
+    shared.relieved.fetch_add(1, Ordering::Relaxed);
+    thread.relieved.store(true, Ordering::Release);
+}
+
+#[cfg(test)]
+mod tests;
