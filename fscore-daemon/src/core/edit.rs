@@ -6,7 +6,6 @@ use super::base::BaseStat;
 use super::change::Change;
 use super::error::{FsError, FsResult};
 use super::ids::ObjectId;
-use super::keys;
 use super::record::{Body, DirentRecord, FileBody, ObjectRecord};
 use super::state::Core;
 use super::view::{Child, View};
@@ -37,7 +36,7 @@ impl std::fmt::Debug for Edit<'_> {
 }
 
 /// The record that a base object would have if the branch had made it: what the base says now.
-fn record_from_base(view: &View, object: ObjectId) -> FsResult<(ObjectRecord, BaseStat)> {
+pub fn record_from_base(view: &View, object: ObjectId) -> FsResult<(ObjectRecord, BaseStat)> {
     let base = view.base_of(object).ok_or(FsError::Stale)?;
     let stat = base.stat(object)?;
     let a = stat.attr;
@@ -204,11 +203,8 @@ impl<'a> Edit<'a> {
 
     /// Whether `name` leads somewhere without the head's record.
     fn is_inherited(&mut self, dir: ObjectId, name: &[u8]) -> FsResult<bool> {
-        for &epoch in self.view.chain.iter().skip(1) {
-            if let Some(bytes) = self.core.store.get(&keys::dirent(dir, epoch, name)) {
-                let record = DirentRecord::decode(&bytes).map_err(|_| FsError::Damaged("dirent"))?;
-                return Ok(record != DirentRecord::Whiteout);
-            }
+        if let Some(found) = self.view.dirent_from(dir, name, 1)? {
+            return Ok(found.value != DirentRecord::Whiteout);
         }
         Ok(self.base_name(dir, name)?.is_some())
     }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod acl;
+mod ancestry;
 mod attr;
 pub mod base;
 pub mod change;
@@ -18,6 +19,7 @@ pub mod ids;
 pub mod keys;
 mod listing;
 pub mod member;
+pub mod merged;
 mod namespace;
 pub(crate) mod nowait;
 pub mod orphan;

@@ -9,6 +9,7 @@ use super::clock::Clock;
 use super::error::{FsError, FsResult};
 use super::ids::{BaseId, BranchId, ContentId, EpochId, ObjectId};
 use super::keys;
+use super::merged::Merged;
 use super::record::{BaseRecord, BranchRecord, EpochRecord};
 use super::view::View;
 use crate::content::{Content, Contents};
@@ -152,6 +153,7 @@ pub struct Core {
     branches: Mutex<HashMap<BranchId, Arc<Branch>>>,
     grounds: Grounds,
     bases: Mutex<HashMap<BaseId, Arc<Base>>>,
+    merged: Arc<Merged>,
     objects: Counter,
     epochs: Counter,
     branch_ids: Counter,
@@ -200,6 +202,7 @@ impl Core {
             branches: Mutex::default(),
             grounds,
             bases: Mutex::default(),
+            merged: Arc::default(),
             counts: Counts::default(),
             store,
             contents,
@@ -378,6 +381,7 @@ impl Core {
             frozen_base: record.frozen_base,
             root: record.root,
             store: Arc::clone(&self.store),
+            merged: Arc::clone(&self.merged),
         })
     }
 

@@ -4,6 +4,7 @@ use super::base::{Base, BaseStat};
 use super::error::{FsError, FsResult};
 use super::ids::{BranchId, EpochId, ObjectId};
 use super::keys;
+use super::merged::Merged;
 use super::record::{DirentRecord, ObjectRecord, XattrSet};
 use crate::store::Store;
 use shm_transport::wire::FileKind;
@@ -25,6 +26,8 @@ pub struct View {
     pub root: ObjectId,
     /// The records.
     pub store: Arc<dyn Store>,
+    /// What frozen epochs show of directories that many of them changed.
+    pub merged: Arc<Merged>,
 }
 
 impl std::fmt::Debug for View {
@@ -64,35 +67,21 @@ impl View {
         self.base.as_ref().filter(|_| object.is_base())
     }
 
-    fn nearest<T>(
-        &self,
-        key: impl Fn(EpochId) -> Vec<u8>,
-        decode: impl Fn(&[u8]) -> FsResult<T>,
-    ) -> FsResult<Option<Versioned<T>>> {
-        for &epoch in self.chain.iter() {
-            if let Some(bytes) = self.store.get(&key(epoch)) {
-                return Ok(Some(Versioned { epoch, value: decode(&bytes)? }));
-            }
-        }
-        Ok(None)
-    }
-
     /// The object's nearest record; `None` for a base object that was never changed.
     pub fn object(&self, object: ObjectId) -> FsResult<Option<Versioned<ObjectRecord>>> {
-        self.nearest(|e| keys::object(object, e), |b| ObjectRecord::decode(b).map_err(|_| FsError::Damaged("object")))
+        let prefix = keys::prefix(b'O', &[object.0]);
+        self.nearest(&prefix, |b| ObjectRecord::decode(b).map_err(|_| FsError::Damaged("object")))
     }
 
     /// The object's nearest set of extended attributes; `None` when the base's count.
     pub fn xattrs(&self, object: ObjectId) -> FsResult<Option<Versioned<XattrSet>>> {
-        self.nearest(|e| keys::xattrs(object, e), |b| XattrSet::decode(b).map_err(|_| FsError::Damaged("xattrs")))
+        let prefix = keys::prefix(b'X', &[object.0]);
+        self.nearest(&prefix, |b| XattrSet::decode(b).map_err(|_| FsError::Damaged("xattrs")))
     }
 
     /// The nearest record of a name; `None` when the base decides.
     pub fn dirent(&self, dir: ObjectId, name: &[u8]) -> FsResult<Option<Versioned<DirentRecord>>> {
-        self.nearest(
-            |e| keys::dirent(dir, e, name),
-            |b| DirentRecord::decode(b).map_err(|_| FsError::Damaged("dirent")),
-        )
+        self.dirent_from(dir, name, 0)
     }
 
     /// Where `name` leads in `dir`.
@@ -109,28 +98,6 @@ impl View {
                 })),
             },
         }
-    }
-
-    /// The names that records decide in `dir`: nearest epoch wins.
-    pub fn recorded_names(&self, dir: ObjectId) -> FsResult<BTreeMap<Vec<u8>, DirentRecord>> {
-        let mut names = BTreeMap::new();
-        let mut damaged = false;
-        for &epoch in self.chain.iter() {
-            let prefix = keys::dirent(dir, epoch, &[]);
-            self.store.scan(&prefix, &mut |key, value| {
-                let Some(name) = key.strip_prefix(prefix.as_slice()) else { return false };
-                if !names.contains_key(name) {
-                    match DirentRecord::decode(value) {
-                        Ok(record) => {
-                            names.insert(name.to_vec(), record);
-                        }
-                        Err(_) => damaged = true,
-                    }
-                }
-                true
-            });
-        }
-        if damaged { Err(FsError::Damaged("dirent")) } else { Ok(names) }
     }
 
     /// Visits every name in `dir` until `visit` answers `false`: recorded names in byte order, and the base's

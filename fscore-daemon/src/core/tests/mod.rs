@@ -6,6 +6,7 @@ mod changes;
 mod damage;
 mod door;
 mod faults;
+mod flat;
 mod history;
 mod host;
 mod members;

@@ -1,0 +1,74 @@
+//! Names that many frozen epochs decided, merged once and kept in memory.
+//!
+//! What a frozen epoch shows of a directory never changes, so an entry is right for ever. It is made when a directory
+//! was changed in so many epochs of a chain that asking each would show.
+
+use super::ids::{EpochId, ObjectId};
+use super::record::DirentRecord;
+use super::state::lock;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+/// Most names kept in all; about 100 bytes each.
+const NAMES_MAX: usize = 1 << 20;
+
+/// The names that records decide in a directory, as an epoch and its ancestors have them, each with its epoch.
+pub type Names = BTreeMap<Box<[u8]>, (EpochId, DirentRecord)>;
+
+/// The names of many directories.
+#[derive(Debug, Default)]
+pub struct Merged(Mutex<Kept>);
+
+#[derive(Debug, Default)]
+struct Kept {
+    names: HashMap<(ObjectId, EpochId), Arc<Names>>,
+    /// Oldest first.
+    order: VecDeque<(ObjectId, EpochId)>,
+    total: usize,
+}
+
+impl Merged {
+    /// What a frozen epoch shows of a directory, if it is kept.
+    pub(super) fn get(&self, dir: ObjectId, epoch: EpochId) -> Option<Arc<Names>> {
+        lock(&self.0).names.get(&(dir, epoch)).cloned()
+    }
+
+    /// Keeps it. The oldest make room; what is larger than all the room is not kept.
+    pub(super) fn put(&self, dir: ObjectId, epoch: EpochId, names: &Arc<Names>) {
+        let size = |names: &Names| names.len() + 1;
+        if size(names) > NAMES_MAX {
+            return;
+        }
+        let mut kept = lock(&self.0);
+        if kept.names.insert((dir, epoch), Arc::clone(names)).is_some() {
+            return;
+        }
+        kept.order.push_back((dir, epoch));
+        kept.total += size(names);
+        while kept.total > NAMES_MAX
+            && let Some(oldest) = kept.order.pop_front()
+        {
+            let gone = kept.names.remove(&oldest).map_or(0, |names| size(&names));
+            kept.total -= gone;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arc, EpochId, Merged, NAMES_MAX, Names, ObjectId};
+    use crate::core::record::DirentRecord;
+
+    #[test]
+    fn the_oldest_make_room() {
+        let merged = Merged::default();
+        let half: Names =
+            (0..NAMES_MAX as u64 / 2).map(|n| (n.to_be_bytes().into(), (EpochId(1), DirentRecord::Whiteout))).collect();
+        let half = Arc::new(half);
+        for epoch in 1..=3 {
+            merged.put(ObjectId(1), EpochId(epoch), &half);
+        }
+        assert!(merged.get(ObjectId(1), EpochId(3)).is_some());
+        assert!(merged.get(ObjectId(1), EpochId(1)).is_none());
+    }
+}
