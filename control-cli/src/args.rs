@@ -1,5 +1,7 @@
 //! The command line.
 
+pub(crate) mod merge;
+
 use clap::{Args, Parser, Subcommand, ValueHint};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -81,6 +83,8 @@ pub(crate) enum Command {
     Snapshot(Snapshot),
     Diff(Diff),
     Commit(Commit),
+    Refresh(merge::Refresh),
+    Undo(merge::Undo),
     Discard(Discard),
     Fsck(Fsck),
     /// Print a script that completes this command's arguments in a shell
@@ -254,7 +258,12 @@ Examples:
         frozen: bool,
     },
     /// List the branches
-    List,
+    #[command(after_help = "Examples:\n  agentfs branch list\n  agentfs branch list --tree")]
+    List {
+        /// Each below the one it was made from, with its changes, its own data, its age and its owner
+        #[arg(long)]
+        tree: bool,
+    },
     /// Show one branch
     Show {
         /// Its name
@@ -307,41 +316,66 @@ pub(crate) enum Snapshot {
     },
 }
 
-/// List what a branch changed against its base
+/// List what a branch changed against its base, or what differs between two states
 ///
-/// One line for each path: A added, M modified (m: only its attributes), D deleted, T became another kind.
-/// Bytes that are not UTF-8 stand as \xNN, a backslash as \\.
+/// A state is a branch, BRANCH@SNAPSHOT, a snapshot's name where only one branch has it, or @base for the base of
+/// the other one. `diff A B` says what B has and A has not.
+///
+/// One line for each path: A added, M modified (m: only its attributes), D deleted, T became another kind, R renamed
+/// (RM: and modified). Bytes that are not UTF-8 stand as \xNN, a backslash as \\.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  agentfs diff fix-1\n  agentfs diff fix-1 --stat\n  agentfs diff fix-1 --json")]
+#[command(
+    after_help = "Examples:\n  agentfs diff fix-1\n  agentfs diff fix-1 --stat\n  agentfs diff fix-1 --patch\n  \
+agentfs diff fix-1@tested fix-1    since a snapshot\n  agentfs diff fix-1 fix-2           one branch against another\n  \
+agentfs diff fix-1 --json"
+)]
 pub(crate) struct Diff {
-    /// The branch
+    /// The branch; with NEW the old state
     #[arg(value_name = "BRANCH")]
-    pub(crate) branch: String,
+    pub(crate) of: String,
+    /// The new state
+    #[arg(value_name = "NEW")]
+    pub(crate) to: Option<String>,
     /// Only the counts
     #[arg(long)]
     pub(crate) stat: bool,
+    /// The changed lines, as a patch for git apply; what a patch cannot say stands in it as a line of the list
+    #[arg(long, short, conflicts_with = "stat")]
+    pub(crate) patch: bool,
     /// At most so many paths (the counts are always whole)
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
 }
 
-/// Take a branch's changes into its base directory
+/// Take a branch's changes into its base directory, or into the branch it was made from
 ///
 /// All or nothing: paths that changed in the base since the branch first changed them are conflicts; with
-/// any of them nothing is applied, they are listed, and the exit code is 10. The branch must not be
-/// mounted. It goes on afterwards, without changes.
+/// any of them nothing is applied, they are listed, and the exit code is 10. --ours and --theirs decide who wins
+/// instead. The branch must not be mounted. It goes on afterwards, without changes.
+///
+/// With --into-parent it is the branch it was made from that gets the changes; that must not be mounted either.
 ///
 /// The changes are applied with your own rights. A commit that is interrupted, even by a crash of the
 /// host, is finished or taken back by the next `agentfs commit`, `status`, `run` or `mount`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  agentfs commit fix-1 --dry-run\n  agentfs commit fix-1")]
+#[command(after_help = "\
+Examples:
+  agentfs commit fix-1 --dry-run
+  agentfs commit fix-1
+  agentfs commit fix-1 --ours=src --theirs=Cargo.lock
+  agentfs commit fix-2 --into-parent")]
 pub(crate) struct Commit {
     /// The branch
     #[arg(value_name = "BRANCH")]
     pub(crate) branch: String,
+    /// Into the branch that it was made from, not into the base
+    #[arg(long)]
+    pub(crate) into_parent: bool,
     /// Only say what would happen
     #[arg(long)]
     pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) sides: merge::Sides,
 }
 
 /// Throw a branch away, with its changes and snapshots

@@ -22,6 +22,7 @@ mod mounter;
 mod mountinfo;
 mod namespace;
 mod output;
+mod patch;
 mod siblings;
 mod start;
 

@@ -24,6 +24,11 @@ impl Output {
         write_out(&text)
     }
 
+    /// Text as it is, which may have bytes of any kind.
+    pub(crate) fn raw(self, bytes: &[u8]) -> Result<()> {
+        write_all(bytes)
+    }
+
     /// Something the user should know, on standard error. Not with JSON: there it stands in the document.
     pub(crate) fn note(self, text: &str) {
         if !self.json {
@@ -94,8 +99,12 @@ pub(crate) fn versioned<T: Serialize>(document: &T) -> Value {
 
 /// Writes to standard output. A reader that went away (`| head`) is no failure of the command.
 pub(crate) fn write_out(text: &str) -> Result<()> {
+    write_all(text.as_bytes())
+}
+
+fn write_all(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e).doing(|| "write to standard output".into()),
         Ok(()) | Err(_) => Ok(()),
     }

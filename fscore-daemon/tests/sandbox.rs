@@ -393,7 +393,7 @@ fn a_directory_that_came_later_is_refused_with_what_to_do() {
 fn as_a_stranger() {
     let socket = PathBuf::from(std::env::var_os(PLACE).expect("where to work")).join("run/s");
     let denied = |result| assert_eq!(code(result), ErrorCode::Denied);
-    denied(Client::connect(&socket).and_then(|mut client| client.branch_list().map(drop)));
+    denied(Client::connect(&socket).and_then(|mut client| client.branch_list(false).map(drop)));
     denied(Client::connect(&socket).and_then(|mut client| client.branch_show("private").map(drop)));
     denied(Frontend::new(9).attach_at(&socket, "private"));
 }

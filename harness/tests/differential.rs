@@ -190,12 +190,23 @@ fn check_diff(diff: &Changes, before: &Listing, after: &Listing, history: &str) 
     }
     for (path, kind) in &expected {
         let optional = *kind == "modified";
+        if diff.kind(path).is_none_or(|kind| kind == "renamed") && diff.is_moved(path, *kind != "deleted") {
+            continue;
+        }
         let found = diff.kind(path).unwrap_or("(nothing)");
         if !(optional && found == "(nothing)" && same_file(path, before, after)) {
             agree(&format!("diff: {path:?}"), found, kind, history)?;
         }
     }
     for change in diff.changes.iter().filter(|c| c.kind != "modified") {
+        if let Some(from) = &change.from {
+            let there = |listing: &Listing, path: &str| {
+                if listing.contains_key(&Path::new(".").join(path)) { "there" } else { "missing" }
+            };
+            agree(&format!("before: {from:?}"), there(before, from), "there", history)?;
+            agree(&format!("after: {:?}", change.path), there(after, &change.path), "there", history)?;
+            continue;
+        }
         let wanted = expected.get(&change.path).copied().unwrap_or("(nothing)");
         agree(&format!("diff: {:?}", change.path), &change.kind, wanted, history)?;
     }

@@ -1,5 +1,6 @@
 //! `agentfs branch` and `agentfs discard`.
 
+use super::branch_tree;
 use super::mount::{self, unmount};
 use crate::args;
 use crate::context::{Context, Told, resolve_base, with_base_as_given};
@@ -26,10 +27,10 @@ pub(super) fn branch(context: &Context, args: args::Branch) -> Result<()> {
             warn(context, &info);
             context.output.result(&info, || made(&info))?;
         }
-        args::Branch::List => {
+        args::Branch::List { tree } => {
             let mut client = context.ensure()?;
-            let list = context.ask(&mut client, Client::branch_list)?;
-            context.output.result(&list, || listing(&list))?;
+            let list = context.ask(&mut client, |c| c.branch_list(tree))?;
+            context.output.result(&list, || if tree { branch_tree::tree(&list) } else { listing(&list) })?;
         }
         args::Branch::Show { name } => {
             let mut client = context.ensure()?;

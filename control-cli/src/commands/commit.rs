@@ -1,6 +1,6 @@
 //! `agentfs commit`, and what finishes interrupted commits.
 
-use super::{diff, mount};
+use super::{diff, merge, mount};
 use crate::args;
 use crate::commit::{Outcome, carry_out};
 use crate::context::{Context, Told};
@@ -10,12 +10,15 @@ use crate::start;
 use nix::fcntl::FlockArg;
 use serde_json::json;
 use shm_transport::control::client::Client;
-use shm_transport::control::{CommitPlan, Conflict, Diff};
+use shm_transport::control::{CommitPlan, Diff};
 
 const LOCK: &str = "commit.lock";
 
 /// `agentfs commit`.
 pub(super) fn commit(context: &Context, args: &args::Commit) -> Result<()> {
+    if args.into_parent {
+        return merge::merge(context, &args.branch, true, args.dry_run, &args.sides);
+    }
     let mut client = context.ensure()?;
     let lock = if let Some(lock) = start::lock(&context.paths, LOCK, FlockArg::LockExclusiveNonblock)? {
         Some(lock)
@@ -24,7 +27,11 @@ pub(super) fn commit(context: &Context, args: &args::Commit) -> Result<()> {
         start::lock(&context.paths, LOCK, FlockArg::LockExclusive)?
     };
     finish_pending(context, &mut client)?;
-    let changes = if args.dry_run { Some(diff::fetch(context, &mut client, &args.branch, u64::MAX)?) } else { None };
+    let changes = if args.dry_run {
+        Some(diff::fetch(context, &mut client, diff::States::of(&args.branch), u64::MAX)?)
+    } else {
+        None
+    };
     let plan = prepare(context, &mut client, args).map_err(|e| mount::in_use(e, &mut client, &args.branch))?;
     if !plan.conflicts.is_empty() {
         if !args.dry_run {
@@ -45,14 +52,15 @@ pub(super) fn commit(context: &Context, args: &args::Commit) -> Result<()> {
 /// Prepares with the lock held. A daemon may still have been preparing for a command that was killed when
 /// pending commits were asked for: such a commit is taken up then, and this one begun again.
 fn prepare(context: &Context, client: &mut Client, args: &args::Commit) -> Result<CommitPlan> {
-    match client.commit_prepare(&args.branch, args.dry_run).told() {
+    let prefer = merge::preferences(&args.sides);
+    match client.commit_prepare(&args.branch, args.dry_run, prefer.clone()).told() {
         Err(e) if e.kind == Kind::Busy => {
             let pending = context.ask(client, Client::commit_pending)?;
             if !pending.iter().any(|plan| plan.branch == args.branch) {
                 return Err(e);
             }
             finish_pending(context, client)?;
-            client.commit_prepare(&args.branch, args.dry_run).told()
+            client.commit_prepare(&args.branch, args.dry_run, prefer).told()
         }
         other => other,
     }
@@ -171,19 +179,19 @@ fn report(context: &Context, plan: &CommitPlan, changes: &Diff, dry_run: bool) -
 }
 
 fn conflicts(context: &Context, plan: &CommitPlan, dry_run: bool) -> CliError {
-    let listed = context.output.result(&document(plan, &plan.summary, dry_run, false), || {
-        plan.conflicts
-            .iter()
-            .map(|Conflict { path, reason }| format!("conflict: {}: {}\n", shown(path), shown(reason)))
-            .collect()
-    });
+    let listed =
+        context.output.result(&document(plan, &plan.summary, dry_run, false), || merge::listed(&plan.conflicts));
     if let Err(e) = listed {
         context.output.error(&e);
     }
     let n = count(plan.conflicts.len() as u64, "path", "paths");
     CliError::new(
         Kind::Conflict,
-        format!("{n} changed in {} since {} first changed them; nothing was committed", plan.base.display(), plan.branch),
+        format!(
+            "{n} changed in {} since {} first changed them; nothing was committed",
+            plan.base.display(),
+            plan.branch
+        ),
     )
-    .hint("take the base's state of these paths into the branch, or the branch's into the base, by hand; then commit again")
+    .hint("--ours or --theirs decides, for all or as --ours=PATH for a path")
 }

@@ -1,15 +1,18 @@
 //! The commands, one file for each group.
 
 pub(crate) mod branch;
+mod branch_tree;
 mod commit;
 mod daemon;
 pub(crate) mod diff;
 mod fsck;
 mod help;
+mod merge;
 mod mount;
 mod run;
 pub(crate) mod snapshot;
 mod status;
+mod undo;
 mod upgrade;
 
 use crate::args::{Cli, Command};
@@ -38,6 +41,8 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8> {
         Command::Snapshot(args) => snapshot::snapshot(&context()?, args)?,
         Command::Diff(args) => diff::diff(&context()?, &args)?,
         Command::Commit(args) => commit::commit(&context()?, &args)?,
+        Command::Refresh(args) => merge::refresh(&context()?, &args)?,
+        Command::Undo(args) => undo::undo(&context()?, args)?,
         Command::Discard(args) => branch::discard(&context()?, &args)?,
     }
     Ok(exit::OK)

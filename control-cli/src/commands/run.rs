@@ -154,7 +154,7 @@ fn summary(
     args: &args::Run,
     (info, stage, code): (&BranchInfo, &Stage, u8),
 ) -> Result<()> {
-    let diff = diff::fetch(context, client, &info.name, u64::MAX)?;
+    let diff = diff::fetch(context, client, diff::States::of(&info.name), u64::MAX)?;
     let changes = chosen(&diff);
     let more = diff.changes.len() - changes.len();
     let document = json!({
@@ -171,6 +171,7 @@ fn summary(
         "modified": diff.modified,
         "deleted": diff.deleted,
         "retyped": diff.retyped,
+        "renamed": diff.renamed,
         "changes": changes,
         "changes_left_out": more,
     });

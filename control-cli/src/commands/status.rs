@@ -6,7 +6,6 @@ use crate::error::{Doing, Kind, Result};
 use crate::exit;
 use crate::output::{count, shown, span};
 use serde_json::{Value, json};
-use shm_transport::control::client::Client;
 use shm_transport::control::holder::{self, Pong};
 use shm_transport::control::{BranchInfo, Sandbox, SandboxState, Status};
 use shm_transport::stats::{Sample, StatsReader};
@@ -69,7 +68,7 @@ fn look(context: &Context, whole: bool) -> Result<View> {
             // Applying what is left of a commit may take longer than an answer.
             client.set_timeout(None).doing(|| "wait".into())?;
             commit::recover(context, &mut client);
-            context.ask(&mut client, Client::branch_list)?
+            context.ask(&mut client, |c| c.branch_list(false))?
         } else {
             Vec::new()
         };

@@ -114,7 +114,7 @@ fn obey(output: Output, cli: Cli) -> Result<()> {
             output.result(&info, || branch::made(&info))?;
         }
         Order::BranchList => {
-            let list: Vec<BranchInfo> = door.ask(Command::BranchList)?;
+            let list: Vec<BranchInfo> = door.ask(Command::BranchList { weigh: false })?;
             output.result(&list, || branch::listing(&list))?;
         }
         Order::BranchDelete { branch: name } => {
@@ -124,7 +124,10 @@ fn obey(output: Output, cli: Cli) -> Result<()> {
         }
         Order::Diff { stat, limit } => {
             let limit = if stat { 0 } else { limit.unwrap_or(u64::MAX) };
-            let ask = |limit, skip| door.ask::<Diff>(Command::Diff { branch: String::new(), limit, skip });
+            let ask = |limit, skip| {
+                let (branch, against, sources) = (String::new(), None, false);
+                door.ask::<Diff>(Command::Diff { branch, against, limit, skip, sources })
+            };
             let whole = diff::paged(limit, ask)?;
             output.result(&whole, || diff::text(&whole, stat))?;
         }

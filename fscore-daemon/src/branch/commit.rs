@@ -2,9 +2,10 @@
 
 use super::Branches;
 use super::conflict::conflicts;
-use super::delete::mark_committed;
+use super::delete::{mark_committed, mark_reclaiming};
 use super::diff::Comparison;
 use super::info::{fail, fail_branch, fail_store, refuse, refuse_mounted};
+use super::merge::Preferences;
 use super::paths::{Changed, scan};
 use super::plan::{base_objects, steps};
 use crate::core::ids::BranchId;
@@ -37,7 +38,12 @@ impl Branches {
 
     /// With conflicts, and where there is nothing to commit, nothing is frozen and the plan has number 0
     /// and no journal.
-    pub(super) fn commit_prepare(&self, name: &str, dry_run: bool) -> Result<CommitPlan, Failure> {
+    pub(super) fn commit_prepare(
+        &self,
+        name: &str,
+        dry_run: bool,
+        preferences: &Preferences,
+    ) -> Result<CommitPlan, Failure> {
         let _mutation = lock(&self.mutation);
         let id = self.find(name)?;
         if self.record(id)?.base.is_none() {
@@ -57,8 +63,10 @@ impl Branches {
         let failed = |e| fail_branch(name, e);
         let changed = Changed::of(&view).map_err(failed)?;
         let mut comparison = Comparison::run(&view, &self.core.contents, &changed).map_err(failed)?;
-        let found = cut(conflicts(&mut comparison).map_err(failed)?);
-        let summary = comparison.answer(0, 0);
+        let mut conflicts = conflicts(&mut comparison).map_err(failed)?;
+        conflicts.decide(&mut comparison, preferences).map_err(failed)?;
+        let found = cut(conflicts.told());
+        let summary = comparison.summary();
         let mut plan = CommitPlan { id: 0, branch: name.to_owned(), base, journal: None, summary, conflicts: found };
         if dry_run || !plan.conflicts.is_empty() {
             return Ok(plan);
@@ -118,6 +126,8 @@ impl Branches {
         let mut batch = Batch { reclaims: true, ..Batch::default() };
         batch.delete(keys::commit(id));
         mark_committed(&mut batch, record.branch);
+        let left = self.owners(&old.chain).map_err(fail)?;
+        mark_reclaiming(&mut batch, &left);
         self.move_head(&branch, &mut view, None, batch)?;
         self.forget_preimages(record.branch).map_err(fail)?;
         if let Some(base) = &old.base {
@@ -127,12 +137,12 @@ impl Branches {
         }
         drop(view);
         self.remove_journal(id)?;
-        self.reclaim_unreachable(record.branch).map_err(|e| fail_branch(&name, e))?;
+        self.reclaim_unreachable(&left).map_err(|e| fail_branch(&name, e))?;
         self.core.store.sync().map_err(|e| fail(e.into()))
     }
 
     /// Branches made from this one rely on its pre-images: they get their own before these go.
-    fn hand_on(&self, id: BranchId) -> Result<(), Failure> {
+    pub(super) fn hand_on(&self, id: BranchId) -> Result<(), Failure> {
         let store = self.core.store.as_ref();
         let children: Vec<_> = self
             .records()?
@@ -213,7 +223,7 @@ impl Branches {
 }
 
 /// As many conflicts as an answer has room for.
-fn cut(mut all: Vec<Conflict>) -> Vec<Conflict> {
+pub(super) fn cut(mut all: Vec<Conflict>) -> Vec<Conflict> {
     let mut room = CONFLICTS_MAX;
     let fitting = all.iter().take_while(|conflict| {
         let length = serde_json::to_string(conflict).map_or(CONFLICTS_MAX, |text| text.len() + 1);

@@ -4,15 +4,16 @@
 //! change: this one or one that it was made from.
 
 use super::diff::{Comparison, Entry, shown};
+use super::merge::Preferences;
 use super::paths::{Path, Tree, join, split};
 use crate::core::error::{FsError, FsResult};
 use crate::core::ids::{BranchId, EpochId, ObjectId};
 use crate::core::keys;
 use crate::core::record::{BaseIdentity, Body, BranchRecord, EpochRecord};
 use crate::core::view::View;
-use shm_transport::control::{ChangeKind, Conflict};
+use shm_transport::control::{ChangeKind, Conflict, Side};
 use shm_transport::wire::FileKind;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 const BOTH_MODIFIED: &str = "both modified";
 const BOTH_ADDED: &str = "both added";
@@ -30,7 +31,7 @@ enum Was {
 }
 
 /// Finds the pre-images that count for a view.
-struct Preimages<'a> {
+pub(super) struct Preimages<'a> {
     view: &'a View,
     owners: HashMap<EpochId, BranchId>,
     /// The view's branch, and those it was made from, nearest first.
@@ -38,7 +39,7 @@ struct Preimages<'a> {
 }
 
 impl<'a> Preimages<'a> {
-    fn of(view: &'a View) -> FsResult<Self> {
+    pub(super) fn of(view: &'a View) -> FsResult<Self> {
         let mut owners = HashMap::new();
         for &epoch in view.chain.iter() {
             let bytes = view.store.get(&keys::epoch(epoch)).ok_or(FsError::Damaged("epoch missing"))?;
@@ -68,15 +69,23 @@ impl<'a> Preimages<'a> {
         owner.into_iter().chain(self.lineage.iter().copied()).find_map(|branch| store.get(&preimage(branch)))
     }
 
+    /// As recorded, of an object.
+    pub(super) fn object_bytes(&self, object: ObjectId) -> Option<Vec<u8>> {
+        self.find(|e| keys::object(object, e), |b| keys::preimage(b, object))
+    }
+
+    /// As recorded, of a name.
+    pub(super) fn name_bytes(&self, dir: ObjectId, name: &[u8]) -> Option<Vec<u8>> {
+        self.find(|e| keys::dirent(dir, e, name), |b| keys::prename(b, dir, name))
+    }
+
     fn object(&self, object: ObjectId) -> FsResult<Option<BaseIdentity>> {
-        let found = self.find(|e| keys::object(object, e), |b| keys::preimage(b, object));
+        let found = self.object_bytes(object);
         Ok(found.map(|bytes| BaseIdentity::decode(&bytes)).transpose()?)
     }
 
     fn name(&self, dir: ObjectId, name: &[u8]) -> FsResult<Was> {
-        let Some(bytes) = self.find(|e| keys::dirent(dir, e, name), |b| keys::prename(b, dir, name)) else {
-            return Ok(Was::Unknown);
-        };
+        let Some(bytes) = self.name_bytes(dir, name) else { return Ok(Was::Unknown) };
         let number = u64::from_le_bytes(bytes.try_into().map_err(|_| FsError::Damaged("prename"))?);
         Ok(if number == 0 { Was::Nothing } else { Was::Object(ObjectId(number)) })
     }
@@ -91,7 +100,7 @@ fn differs(was: &BaseIdentity, is: &BaseIdentity) -> bool {
 
 /// All conflicts, by path. Where the base changed, but to what the branch has, times aside, there is none, and
 /// the path is no change any more.
-pub(super) fn conflicts(comparison: &mut Comparison<'_>) -> FsResult<Vec<Conflict>> {
+pub(super) fn conflicts(comparison: &mut Comparison<'_>) -> FsResult<Conflicts> {
     let preimages = Preimages::of(comparison.tree.view)?;
     let mut found: BTreeMap<Path, &'static str> = BTreeMap::new();
     for (path, entry) in &comparison.entries {
@@ -104,12 +113,47 @@ pub(super) fn conflicts(comparison: &mut Comparison<'_>) -> FsResult<Vec<Conflic
     for path in &comparison.settled {
         comparison.entries.remove(path);
     }
+    let mut homeless = BTreeSet::new();
     for &object in &comparison.changed.objects {
         if let Some((path, reason)) = lost(&mut comparison.tree, object)? {
+            homeless.insert(path.clone());
             found.entry(path).or_insert(reason);
         }
     }
-    Ok(found.into_iter().map(|(path, reason)| Conflict { path: shown(&path), reason: reason.into() }).collect())
+    Ok(Conflicts { found, homeless })
+}
+
+/// What both sides changed.
+#[derive(Debug)]
+pub(super) struct Conflicts {
+    found: BTreeMap<Path, &'static str>,
+    /// Paths of changes that the branch has no place for any more.
+    homeless: BTreeSet<Path>,
+}
+
+impl Conflicts {
+    /// Settles what the preferences decide, where that side can have its way.
+    pub(super) fn decide(&mut self, comparison: &mut Comparison<'_>, preferences: &Preferences) -> FsResult<()> {
+        let mut left = BTreeMap::new();
+        for (path, reason) in std::mem::take(&mut self.found) {
+            let done = match preferences.of(&path) {
+                Some(Side::Ours) => !self.homeless.contains(&path) && comparison.has_content(&path)?,
+                Some(Side::Theirs) => comparison.keep(&path),
+                None => false,
+            };
+            if !done {
+                left.insert(path, reason);
+            }
+        }
+        self.found = left;
+        Ok(())
+    }
+
+    /// As answers have them.
+    pub(super) fn told(&self) -> Vec<Conflict> {
+        let told = |(path, reason): (&Path, &&str)| Conflict { path: shown(path), reason: (*reason).to_owned() };
+        self.found.iter().map(told).collect()
+    }
 }
 
 fn judge(tree: &mut Tree<'_>, preimages: &Preimages<'_>, path: &[u8], entry: &Entry) -> FsResult<Option<&'static str>> {

@@ -172,7 +172,7 @@ impl Branches {
     }
 
     /// What `BRANCH`, `BRANCH@SNAPSHOT` or `SNAPSHOT` means; without an epoch it is a branch's head.
-    fn source(&self, text: &str) -> Result<(BranchId, Option<EpochId>), Failure> {
+    pub(super) fn source(&self, text: &str) -> Result<(BranchId, Option<EpochId>), Failure> {
         if let Some((branch, snapshot)) = text.split_once('@') {
             let id = self.find(branch)?;
             return Ok((id, Some(self.snapshot(id, branch, snapshot)?.epoch)));

@@ -8,7 +8,7 @@ use super::Branches;
 use super::info::{fail, fail_branch, refuse, refuse_mounted};
 use super::mark::Mark;
 use super::paths::{changed_in, scan};
-use crate::core::error::{FsResult, io};
+use crate::core::error::{FsError, FsResult, io};
 use crate::core::ids::{BranchId, ContentId, EpochId};
 use crate::core::keys;
 use crate::core::record::{Body, ContentRecord, EpochRecord, FileBody, ObjectRecord, SnapshotRecord};
@@ -30,6 +30,14 @@ struct Freed {
     bytes: u64,
 }
 
+/// What becomes of a content file whose owner goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Removed,
+    /// Another state needs it, and owns it from now on.
+    Kept(ContentRecord),
+}
+
 fn reclaiming() -> Batch {
     Batch { reclaims: true, ..Batch::default() }
 }
@@ -41,6 +49,13 @@ fn mark(what: &str, id: BranchId) -> Vec<u8> {
 /// The mark that a branch was committed and its pre-images are to go.
 pub(super) fn mark_committed(batch: &mut Batch, id: BranchId) {
     batch.put(mark(COMMITTED, id), []);
+}
+
+/// The mark that epochs of branches may have become unreachable.
+pub(super) fn mark_reclaiming(batch: &mut Batch, ids: &BTreeSet<BranchId>) {
+    for id in ids {
+        batch.put(mark(RECLAIMING, *id), []);
+    }
 }
 
 impl Branches {
@@ -69,6 +84,11 @@ impl Branches {
         } else {
             let mut batch = reclaiming();
             batch.put(mark(DELETING, id), []);
+            // What it was made from may have been kept for it alone.
+            let chain = self.record(id).and_then(|record| self.core.chain(record.head).map_err(fail))?;
+            let mut above = self.owners(&chain).map_err(fail)?;
+            above.remove(&id);
+            mark_reclaiming(&mut batch, &above);
             batch.delete(keys::branch(id));
             for snapshot in &snapshots {
                 batch.delete(keys::snapshot(id, snapshot));
@@ -83,7 +103,9 @@ impl Branches {
             lock(&self.names).remove(name);
             self.core.forget_branch(id);
             drop(view);
-            self.finish_delete(id).map_err(|e| fail_branch(name, e))?
+            let freed = self.finish_delete(id).map_err(|e| fail_branch(name, e))?;
+            self.reclaim_unreachable(&above).map_err(fail)?;
+            freed
         };
         Ok(Removed { snapshots, contents: freed.contents, bytes: freed.bytes })
     }
@@ -100,12 +122,9 @@ impl Branches {
         }
         for id in marks(COMMITTED)? {
             self.forget_preimages(id)?;
-            self.reclaim_unreachable(id)?;
+            self.reclaim_unreachable(&BTreeSet::from([id]))?;
         }
-        for id in marks(RECLAIMING)? {
-            self.reclaim_unreachable(id)?;
-        }
-        Ok(())
+        self.reclaim_unreachable(&marks(RECLAIMING)?.into_iter().collect())
     }
 
     /// Drops what the base was before a commit.
@@ -133,8 +152,18 @@ impl Branches {
         Ok(freed)
     }
 
-    /// Removes everything of a branch's epochs that neither a head nor a snapshot reaches.
-    pub(super) fn reclaim_unreachable(&self, id: BranchId) -> FsResult<()> {
+    /// The branches that have epochs in a chain.
+    pub(super) fn owners(&self, chain: &[EpochId]) -> FsResult<BTreeSet<BranchId>> {
+        let mut owners = BTreeSet::new();
+        for &epoch in chain {
+            let bytes = self.core.store.get(&keys::epoch(epoch)).ok_or(FsError::Damaged("epoch missing"))?;
+            owners.insert(EpochRecord::decode(&bytes)?.branch);
+        }
+        Ok(owners)
+    }
+
+    /// Removes everything of some branches' epochs that neither a head nor a snapshot reaches.
+    pub(super) fn reclaim_unreachable(&self, ids: &BTreeSet<BranchId>) -> FsResult<()> {
         let store = self.core.store.as_ref();
         let mut reached = BTreeSet::new();
         let heads = scan(store, &keys::prefix(b'B', &[]), |_, value| {
@@ -147,32 +176,69 @@ impl Branches {
                 reached.extend(self.core.chain(epoch)?.iter().copied());
             }
         }
-        let gone: BTreeSet<_> = self.own_epochs(id)?.difference(&reached).copied().collect();
-        if gone.is_empty() {
-            return Ok(());
+        let gone: BTreeSet<_> = self.epochs_of(ids)?.difference(&reached).copied().collect();
+        if !gone.is_empty() {
+            let mut batch = reclaiming();
+            mark_reclaiming(&mut batch, ids);
+            store.commit(&batch)?;
+            self.remove_epochs(&gone)?;
         }
         let mut batch = reclaiming();
-        batch.put(mark(RECLAIMING, id), []);
-        store.commit(&batch)?;
-        self.remove_epochs(&gone)?;
-        let mut batch = reclaiming();
-        batch.delete(mark(RECLAIMING, id));
-        store.commit(&batch)?;
+        for id in ids.iter().filter(|id| store.get(&mark(RECLAIMING, **id)).is_some()) {
+            batch.delete(mark(RECLAIMING, *id));
+        }
+        if !batch.is_empty() {
+            store.commit(&batch)?;
+        }
         Ok(())
     }
 
     fn own_epochs(&self, id: BranchId) -> FsResult<BTreeSet<EpochId>> {
+        self.epochs_of(&BTreeSet::from([id]))
+    }
+
+    fn epochs_of(&self, ids: &BTreeSet<BranchId>) -> FsResult<BTreeSet<EpochId>> {
         let all = scan(self.core.store.as_ref(), &keys::prefix(b'E', &[]), |key, value| {
             Some((EpochId(keys::number(key, 0)?), EpochRecord::decode(value).ok()?))
         })?;
-        Ok(all.into_iter().filter(|(_, record)| record.branch == id).map(|(epoch, _)| epoch).collect())
+        Ok(all.into_iter().filter(|(_, record)| ids.contains(&record.branch)).map(|(epoch, _)| epoch).collect())
     }
 
-    /// The content file of an object record, if it belongs to one of the epochs.
-    fn content_of(&self, record: &[u8], own: &BTreeSet<EpochId>) -> Option<ContentId> {
+    /// The content file of an object record, if it belongs to one of the epochs, and what becomes of it.
+    fn content_of(&self, record: &[u8], own: &BTreeSet<EpochId>) -> Option<(ContentId, Fate)> {
         let Body::File(FileBody::Content(content)) = ObjectRecord::decode(record).ok()?.body else { return None };
         let owner = ContentRecord::decode(&self.core.store.get(&keys::content(content))?).ok()?;
-        own.contains(&owner.epoch).then_some(content)
+        own.contains(&owner.epoch).then(|| (content, self.fate(content, owner, own)))
+    }
+
+    /// A merge lets several states share a content file. The last of them takes it along; a frozen one of those that
+    /// stay gets it, because a head writes to what it owns.
+    fn fate(&self, content: ContentId, owner: ContentRecord, own: &BTreeSet<EpochId>) -> Fate {
+        let mut others = Vec::new();
+        let prefix = keys::prefix(b'O', &[owner.object.0]);
+        self.core.store.scan(&prefix, &mut |key, value| {
+            let inside = key.starts_with(&prefix);
+            if inside
+                && let Some(epoch) = keys::number(key, 1).map(EpochId).filter(|epoch| !own.contains(epoch))
+                && let Ok(record) = ObjectRecord::decode(value)
+                && record.body == Body::File(FileBody::Content(content))
+            {
+                others.push(epoch);
+            }
+            inside
+        });
+        match others.as_slice() {
+            [] => Fate::Removed,
+            [one] => Fate::Kept(ContentRecord { epoch: *one, ..owner }),
+            several => {
+                let heads: BTreeSet<_> = self.records().unwrap_or_default().into_iter().map(|(_, r)| r.head).collect();
+                match several.iter().find(|epoch| !heads.contains(epoch)) {
+                    Some(frozen) => Fate::Kept(ContentRecord { epoch: *frozen, ..owner }),
+                    // Nobody writes to it in place then.
+                    None => Fate::Kept(owner),
+                }
+            }
+        }
     }
 
     fn count(&self, epochs: &BTreeSet<EpochId>) -> FsResult<Freed> {
@@ -181,7 +247,7 @@ impl Branches {
         for &epoch in epochs {
             for object in changed_in(self.core.store.as_ref(), epoch)?.objects {
                 let record = self.core.store.get(&keys::object(object, epoch));
-                if let Some(content) = record.and_then(|r| self.content_of(&r, epochs))
+                if let Some((content, Fate::Removed)) = record.and_then(|r| self.content_of(&r, epochs))
                     && seen.insert(content)
                 {
                     freed.contents += 1;
@@ -192,7 +258,7 @@ impl Branches {
         Ok(freed)
     }
 
-    fn bytes_of(&self, content: ContentId) -> u64 {
+    pub(super) fn bytes_of(&self, content: ContentId) -> u64 {
         self.core.contents.stat(content).map_or(0, |s| s.st_blocks as u64 * 512)
     }
 
@@ -223,12 +289,16 @@ impl Branches {
                         continue;
                     };
                     let value = if is_object { store.get(&record) } else { None };
-                    if let Some(content) = value.and_then(|r| self.content_of(&r, epochs)) {
-                        freed.contents += 1;
-                        freed.bytes += self.bytes_of(content);
-                        // The file first: a record without a file is found again, a file without a record is not.
-                        self.core.contents.remove(content).map_err(io("remove content"))?;
-                        batch.delete(keys::content(content));
+                    match value.and_then(|r| self.content_of(&r, epochs)) {
+                        Some((content, Fate::Removed)) => {
+                            freed.contents += 1;
+                            freed.bytes += self.bytes_of(content);
+                            // The file first: a record without a file is found again, a file without a record is not.
+                            self.core.contents.remove(content).map_err(io("remove content"))?;
+                            batch.delete(keys::content(content));
+                        }
+                        Some((content, Fate::Kept(owner))) => batch.put(keys::content(content), owner.encode()),
+                        None => {}
                     }
                     batch.delete(record);
                     batch.delete(key);

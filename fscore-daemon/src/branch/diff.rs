@@ -1,23 +1,16 @@
-//! Changed paths: what a branch has at a path against what its base has there now.
+//! What a commit compares: what a branch has at a path against what its base has there now.
 
-use super::Branches;
-use super::facts::{Facts, Same, same_content};
-use super::info::fail_branch;
+use super::facts::{Data, Facts, Same, same_content};
 use super::links;
-use super::paths::{Changed, Path, Tree, join};
+use super::paths::{Changed, Path, Tree, join, split};
 use crate::content::Contents;
 use crate::core::base::BaseStat;
 use crate::core::error::{FsError, FsResult};
 use crate::core::ids::ObjectId;
 use crate::core::view::View;
-use shm_transport::control::{Change, ChangeKind, Diff, Failure, LINE_MAX, escape::escape};
+use shm_transport::control::{ChangeKind, Diff, escape::escape};
 use shm_transport::wire::FileKind;
-use std::collections::{BTreeMap, BTreeSet};
-
-/// Room for the changes in one answer line, in bytes.
-const ANSWER_MAX: usize = LINE_MAX / 10 * 9;
-/// A branch in use may change under a comparison, which then begins again.
-const TRIES: usize = 4;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A changed path.
 #[derive(Debug, Clone)]
@@ -44,6 +37,8 @@ pub(super) struct Comparison<'a> {
     pub(super) entries: BTreeMap<Path, Entry>,
     /// Names at which both sides came to the same but for the time: the base's stays.
     pub(super) settled: BTreeSet<Path>,
+    /// Paths at which the base's stays although the branch has something else; with what is below, or not.
+    kept: BTreeMap<Path, bool>,
 }
 
 impl<'a> Comparison<'a> {
@@ -51,7 +46,8 @@ impl<'a> Comparison<'a> {
     pub(super) fn run(view: &'a View, contents: &'a Contents, changed: &'a Changed) -> FsResult<Self> {
         links::note(view, contents, changed)?;
         let tree = Tree::new(view, changed)?;
-        let mut it = Self { tree, contents, changed, entries: BTreeMap::new(), settled: BTreeSet::new() };
+        let mut it =
+            Self { tree, contents, changed, entries: BTreeMap::new(), settled: BTreeSet::new(), kept: BTreeMap::new() };
         let mut paths = BTreeSet::new();
         for (dir, name) in &changed.names {
             if let Some(path) = it.tree.directory(*dir)? {
@@ -81,6 +77,40 @@ impl<'a> Comparison<'a> {
             }
         }
         Ok(it)
+    }
+
+    /// Leaves the base's at a path; `false` where the base's directory above goes.
+    pub(super) fn keep(&mut self, path: &[u8]) -> bool {
+        let goes = |entry: &Entry| matches!(entry.kind, ChangeKind::Deleted | ChangeKind::Retyped);
+        if ancestors(path).any(|above| self.entries.get(above).is_some_and(goes)) {
+            return false;
+        }
+        let both_directories = self.entries.get(path).is_none_or(|entry| {
+            let base = entry.base.is_some_and(|stat| stat.kind == FileKind::Directory);
+            base && entry.branch.is_some() && entry.object == FileKind::Directory
+        });
+        self.kept.insert(path.to_vec(), !both_directories);
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.retain(|path, _| !self.is_kept(path));
+        self.entries = entries;
+        true
+    }
+
+    /// Whether the base's stays at a path.
+    pub(super) fn is_kept(&self, path: &[u8]) -> bool {
+        self.kept.contains_key(path) || ancestors(path).any(|above| self.kept.get(above) == Some(&true))
+    }
+
+    /// Whether what the branch has at a path can still be read.
+    pub(super) fn has_content(&self, path: &[u8]) -> FsResult<bool> {
+        let Some(object) = self.entries.get(path).and_then(|entry| entry.branch) else { return Ok(true) };
+        match self.branch_facts(object) {
+            Ok(facts) => {
+                Ok(!matches!(facts.data, Data::Base(_)) || self.entries.get(path).is_some_and(|e| e.base.is_some()))
+            }
+            Err(FsError::Stale | FsError::NotFound) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     pub(super) fn branch_facts(&self, object: ObjectId) -> FsResult<Facts> {
@@ -166,37 +196,46 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// Counts, and the changes from `skip` on, at most `limit` and at most a line's worth.
-    pub(super) fn answer(&self, limit: u64, skip: u64) -> Diff {
+    /// How many paths differ, by kind. What moved with its directory is no change.
+    pub(super) fn summary(&self) -> Diff {
         let mut diff = Diff::default();
-        let mut room = ANSWER_MAX;
-        let mut full = false;
-        for (n, (path, entry)) in self.entries.iter().enumerate() {
+        let mut gone: HashMap<ObjectId, Vec<&Path>> = HashMap::new();
+        for (path, entry) in self.entries.iter().rev() {
+            if let (ChangeKind::Deleted, Some(stat)) = (entry.kind, &entry.base) {
+                gone.entry(stat.object).or_default().push(path);
+            }
+        }
+        let mut moves: BTreeMap<&[u8], &[u8]> = BTreeMap::new();
+        for (path, entry) in &self.entries {
+            if let (ChangeKind::Added, Some(object)) = (entry.kind, entry.branch)
+                && let Some(from) = gone.get_mut(&object).and_then(Vec::pop)
+            {
+                moves.insert(from, path);
+            }
+        }
+        for (from, to) in &moves {
+            let ((above, name), (new_above, new_name)) = (split(from), split(to));
+            let carried = name == new_name && moves.get(above) == Some(&new_above);
+            diff.renamed += u64::from(!carried);
+        }
+        for entry in self.entries.values() {
             *match entry.kind {
                 ChangeKind::Added => &mut diff.added,
                 ChangeKind::Modified => &mut diff.modified,
                 ChangeKind::Deleted => &mut diff.deleted,
                 ChangeKind::Retyped => &mut diff.retyped,
+                ChangeKind::Renamed => &mut diff.renamed,
             } += 1;
-            if full || (n as u64) < skip || diff.changes.len() as u64 >= limit {
-                continue;
-            }
-            let change = Change {
-                path: shown(path),
-                kind: entry.kind,
-                object: word(entry.object).into(),
-                metadata_only: entry.metadata_only,
-                size: entry.size,
-            };
-            let length = serde_json::to_string(&change).map_or(ANSWER_MAX, |text| text.len() + 1);
-            full = length > room;
-            if !full {
-                room -= length;
-                diff.changes.push(change);
-            }
         }
+        diff.added -= moves.len() as u64;
+        diff.deleted -= moves.len() as u64;
         diff
     }
+}
+
+/// The directories above a path, without the root.
+fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.iter().enumerate().filter(|(_, byte)| **byte == b'/').filter_map(|(at, _)| path.get(..at))
 }
 
 /// A path as answers have it.
@@ -204,7 +243,8 @@ pub(super) fn shown(path: &[u8]) -> String {
     if path.is_empty() { ".".into() } else { escape(path) }
 }
 
-fn word(kind: FileKind) -> &'static str {
+/// The kind of an object as answers have it.
+pub(super) fn word(kind: FileKind) -> &'static str {
     match kind {
         FileKind::Regular => "file",
         FileKind::Directory => "dir",
@@ -221,26 +261,5 @@ impl Tree<'_> {
     fn directory_or_root(&mut self, object: ObjectId, kind: Option<FileKind>) -> FsResult<Option<Path>> {
         let known = object == self.view.root || kind == Some(FileKind::Directory);
         if known { self.directory(object) } else { Ok(None) }
-    }
-}
-
-impl Branches {
-    pub(super) fn diff(&self, name: &str, limit: u32, skip: u64) -> Result<Diff, Failure> {
-        let branch = self.loaded(self.find(name)?)?;
-        let mut last = FsError::Stale;
-        for _ in 0..TRIES {
-            // Not held: a comparison takes long, and freezing must not wait for it.
-            let view = branch.view().clone();
-            let run = || {
-                let changed = Changed::of(&view)?;
-                Ok(Comparison::run(&view, &self.core.contents, &changed)?.answer(limit.into(), skip))
-            };
-            match run() {
-                Ok(diff) => return Ok(diff),
-                Err(e @ (FsError::Damaged(_) | FsError::Store(_))) => return Err(fail_branch(name, e)),
-                Err(e) => last = e,
-            }
-        }
-        Err(fail_branch(name, last))
     }
 }

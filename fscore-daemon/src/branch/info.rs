@@ -1,10 +1,13 @@
 //! Answers about branches, and refusals.
 
 use super::Branches;
+use super::paths::{Changed, changed_in};
+use crate::core::error::FsResult;
 use crate::core::ids::BranchId;
-use crate::core::record::BaseRecord;
+use crate::core::record::{BaseRecord, Body, ContentRecord, FileBody, ObjectRecord};
 use crate::core::{keys, state::Core};
 use shm_transport::control::{BranchInfo, ErrorCode, Failure};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -74,12 +77,42 @@ impl Branches {
             made: false,
             warnings: Vec::new(),
             micros: None,
+            changes: None,
+            own_bytes: None,
         })
     }
 
+    /// How many names and objects a branch changed since it was made, and the bytes of its content files.
+    fn weight(&self, id: BranchId) -> FsResult<(u64, u64)> {
+        let record = self.core.branch_record(id)?;
+        let store = self.core.store.as_ref();
+        let shared = record.from.map_or(Ok([].into()), |(_, epoch)| self.core.chain(epoch))?;
+        let own: BTreeSet<_> = self.core.chain(record.head)?.iter().copied().filter(|e| !shared.contains(e)).collect();
+        let (mut changed, mut contents) = (Changed::default(), BTreeSet::new());
+        for &epoch in &own {
+            for object in changed_in(store, epoch)?.objects {
+                let body =
+                    store.get(&keys::object(object, epoch)).map(|bytes| ObjectRecord::decode(&bytes)).transpose()?;
+                if let Some(Body::File(FileBody::Content(content))) = body.map(|record| record.body)
+                    && let Some(owner) = store.get(&keys::content(content))
+                    && own.contains(&ContentRecord::decode(&owner)?.epoch)
+                {
+                    contents.insert(content);
+                }
+            }
+            changed.add(store, epoch)?;
+        }
+        let bytes = contents.into_iter().map(|content| self.bytes_of(content)).sum();
+        Ok(((changed.names.len() + changed.objects.len()) as u64, bytes))
+    }
+
     /// All branches, by name.
-    pub(super) fn list(&self) -> Result<Vec<BranchInfo>, Failure> {
+    pub(super) fn list(&self, weigh: bool) -> Result<Vec<BranchInfo>, Failure> {
         let mut list = self.records()?.into_iter().map(|(id, _)| self.info(id)).collect::<Result<Vec<_>, _>>()?;
+        for info in list.iter_mut().filter(|_| weigh) {
+            let (changes, bytes) = self.weight(BranchId(info.id)).map_err(|e| fail_branch(&info.name, e))?;
+            (info.changes, info.own_bytes) = (Some(changes), Some(bytes));
+        }
         list.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(list)
     }

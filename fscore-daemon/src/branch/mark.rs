@@ -73,7 +73,7 @@ impl Branches {
             Command::Status
             | Command::Shutdown
             | Command::HandOver
-            | Command::BranchList
+            | Command::BranchList { .. }
             | Command::BranchShow { .. }
             | Command::SnapshotList { .. }
             | Command::Diff { .. }
@@ -81,6 +81,8 @@ impl Branches {
             | Command::CommitFinish { .. }
             | Command::CommitAbort { .. }
             | Command::CommitPending
+            | Command::Merge { .. }
+            | Command::Undo { .. }
             | Command::Fsck
             | Command::Mounts
             | Command::Attach { .. }

@@ -7,11 +7,14 @@
 //! delete      removal of branches and of epochs that nothing reaches
 //! paths       which changed objects are where, on the branch and in the base
 //! facts       attributes and content of one object, and their comparison
-//! diff        changed paths
+//! between     what differs between two states: heads, snapshots, the base
+//! answer      the answer to `diff`
+//! diff        changed paths, as a commit compares them
 //! conflict    paths that changed in the base too
 //! plan        the steps that take a branch's changes into its base
 //! commit      the life of a commit
 //! mark        what a command from a mount leaves so that it is done once
+//! merge       what a branch and its parent changed, taken together
 //! links       names of changed hard links that nobody looked up
 //! info        answers and failures
 //! ```
@@ -19,8 +22,10 @@
 //! Deleting a snapshot drops its name only: the records of its epoch stay part of the branch's chain.
 #![forbid(unsafe_code)]
 
+mod answer;
 mod base_check;
 pub mod base_list;
+mod between;
 mod commit;
 mod conflict;
 mod create;
@@ -30,6 +35,7 @@ mod facts;
 mod info;
 mod links;
 pub mod mark;
+mod merge;
 mod paths;
 mod plan;
 mod snapshot;
@@ -89,7 +95,7 @@ impl Branches {
                 let wanted = create::Wanted { name, base: base.as_deref(), from: from.as_deref(), frozen: *frozen };
                 value(&self.create(&wanted, *reuse, mark)?)
             }
-            Command::BranchList => value(&self.list()?),
+            Command::BranchList { weigh } => value(&self.list(*weigh)?),
             Command::BranchShow { name } => value(&self.info(self.find(name)?)?),
             Command::BranchDelete { name, dry_run } => value(&self.delete(name, *dry_run, mark)?),
             Command::SnapshotCreate { branch, name } => value(&self.snapshot_create(branch, name, mark)?),
@@ -97,10 +103,23 @@ impl Branches {
             Command::SnapshotDelete { branch, name, dry_run } => {
                 value(&self.snapshot_delete(branch, name, *dry_run, mark)?)
             }
-            Command::Diff { branch, limit, skip } => value(&self.diff(branch, *limit, *skip)?),
-            Command::CommitPrepare { branch, dry_run } => value(&self.commit_prepare(branch, *dry_run)?),
+            Command::Diff { branch, against, limit, skip, sources } => {
+                let (against, limit, skip) = (against.as_deref(), *limit, *skip);
+                value(&self.diff(&answer::Asked { of: branch, against, limit, skip, sources: *sources })?)
+            }
+            Command::CommitPrepare { branch, dry_run, prefer } => {
+                value(&self.commit_prepare(branch, *dry_run, &merge::preferences(prefer)?)?)
+            }
             Command::CommitFinish { id } => value(&self.commit_finish(*id)?),
             Command::CommitAbort { id } => value(&self.commit_abort(*id)?),
+            Command::Merge { branch, into_parent, dry_run, prefer } => {
+                let (into_parent, dry_run) = (*into_parent, *dry_run);
+                value(&self.merge(&merge::Request { branch, into_parent, dry_run, prefer })?)
+            }
+            Command::Undo { branch, to, paths, dry_run } => {
+                let (to, dry_run) = (to.as_deref(), *dry_run);
+                value(&self.undo(&merge::Undo { branch, to, paths, dry_run })?)
+            }
             Command::CommitPending => value(&self.commit_pending()?),
             Command::Status
             | Command::Fsck

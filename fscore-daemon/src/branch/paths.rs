@@ -86,11 +86,17 @@ impl Changed {
     pub(super) fn of(view: &View) -> FsResult<Self> {
         let mut all = Self::default();
         for &epoch in view.chain.iter() {
-            let one = changed_in(view.store.as_ref(), epoch)?;
-            all.names.extend(one.names);
-            all.objects.extend(one.objects);
+            all.add(view.store.as_ref(), epoch)?;
         }
         Ok(all)
+    }
+
+    /// Adds what an epoch changed.
+    pub(super) fn add(&mut self, store: &dyn Store, epoch: EpochId) -> FsResult<()> {
+        let one = changed_in(store, epoch)?;
+        self.names.extend(one.names);
+        self.objects.extend(one.objects);
+        Ok(())
     }
 }
 
@@ -127,6 +133,8 @@ pub(super) struct Tree<'a> {
     pub(super) view: &'a View,
     /// Where changed names lead.
     named: HashMap<ObjectId, Vec<Name>>,
+    /// All of them: every epoch was looked at.
+    whole: bool,
     branch_dirs: HashMap<ObjectId, Option<Path>>,
     base_dirs: HashMap<ObjectId, Option<Path>>,
     at: HashMap<Path, (Option<ObjectId>, Option<ObjectId>)>,
@@ -144,15 +152,10 @@ pub(super) fn present<T>(found: FsResult<Option<T>>) -> FsResult<Option<T>> {
 
 impl<'a> Tree<'a> {
     pub(super) fn new(view: &'a View, changed: &Changed) -> FsResult<Self> {
-        let mut named: HashMap<ObjectId, Vec<Name>> = HashMap::new();
-        for (dir, name) in &changed.names {
-            if let Some(DirentRecord::Entry { object, .. }) = view.dirent(*dir, name)?.map(|v| v.value) {
-                named.entry(object).or_default().push((*dir, name.clone()));
-            }
-        }
         Ok(Self {
             view,
-            named,
+            named: named(view, changed)?,
+            whole: view.chain.is_empty(),
             branch_dirs: HashMap::new(),
             base_dirs: HashMap::new(),
             at: HashMap::new(),
@@ -193,7 +196,8 @@ impl<'a> Tree<'a> {
         self.view.base_of(object).map(|b| b.locators(object)).unwrap_or_default()
     }
 
-    fn branch_parent(&self, dir: ObjectId) -> FsResult<Option<Name>> {
+    /// The directory that a directory of the branch is in, and its name there.
+    pub(super) fn branch_parent(&self, dir: ObjectId) -> FsResult<Option<Name>> {
         let mut candidates = Vec::new();
         if let Some(record) = self.view.object(dir)?.map(|v| v.value) {
             if record.nlink == 0 {
@@ -240,6 +244,18 @@ impl<'a> Tree<'a> {
 
     /// The names of an object of the branch: directory, name and path of each, ordered by path.
     pub(super) fn places(&mut self, object: ObjectId) -> FsResult<Vec<(Path, Name)>> {
+        let places = self.known_places(object)?;
+        if self.whole || self.view.object(object)?.is_none_or(|v| places.len() as u64 >= u64::from(v.value.nlink)) {
+            return Ok(places);
+        }
+        // It was named by a change that is not among those looked at.
+        let all = Changed::of(self.view)?;
+        self.named = named(self.view, &all)?;
+        self.whole = true;
+        self.known_places(object)
+    }
+
+    fn known_places(&mut self, object: ObjectId) -> FsResult<Vec<(Path, Name)>> {
         let mut candidates: BTreeSet<Name> = self.named.get(&object).cloned().unwrap_or_default().into_iter().collect();
         candidates.extend(self.locators(object));
         let mut places = Vec::new();
@@ -313,6 +329,17 @@ impl<'a> Tree<'a> {
         self.base_names(dir)?;
         Ok(self.view.names(dir)?.into_keys().collect())
     }
+}
+
+/// Where changed names lead.
+fn named(view: &View, changed: &Changed) -> FsResult<HashMap<ObjectId, Vec<Name>>> {
+    let mut named: HashMap<ObjectId, Vec<Name>> = HashMap::new();
+    for (dir, name) in &changed.names {
+        if let Some(DirentRecord::Entry { object, .. }) = view.dirent(*dir, name)?.map(|v| v.value) {
+            named.entry(object).or_default().push((*dir, name.clone()));
+        }
+    }
+    Ok(named)
 }
 
 /// Follows parents up to the root or to a directory whose path is known.

@@ -48,6 +48,9 @@ pub(super) fn steps(comparison: &mut Comparison<'_>) -> FsResult<Vec<PlanStep>> 
             name: (*dir, name.clone()),
             was: comparison.tree.base_child(*dir, name)?,
         };
+        if comparison.is_kept(&place.path) {
+            continue;
+        }
         match (comparison.tree.child(*dir, name)?, &place.was) {
             (None, None) => {}
             (None, Some(_)) => removals.push(place),
@@ -148,7 +151,8 @@ fn is_done_there(
 
 /// Plans one object; `placed` are its names that the base must be given.
 fn one(comparison: &mut Comparison<'_>, plan: &mut Plan, object: ObjectId, placed: Vec<Place>) -> FsResult<()> {
-    let in_place = in_place(comparison, object)?;
+    let mut in_place = in_place(comparison, object)?;
+    in_place.retain(|place| !comparison.is_kept(&place.path));
     if in_place.is_empty() && placed.is_empty() {
         return Ok(());
     }

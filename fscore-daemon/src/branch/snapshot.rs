@@ -11,6 +11,7 @@ use crate::core::state::{Branch, lock};
 use crate::core::view::View;
 use crate::store::Batch;
 use shm_transport::control::{ErrorCode, Failure, SnapshotInfo};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 impl Branches {
@@ -147,7 +148,7 @@ impl Branches {
             batch.delete(keys::snapshot(id, name));
             Mark::put(mark, &mut batch, None);
             self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
-            self.reclaim_unreachable(id).map_err(fail)?;
+            self.reclaim_unreachable(&BTreeSet::from([id])).map_err(fail)?;
         }
         Ok(())
     }

@@ -6,9 +6,13 @@
     reason = "tests stop where they fail"
 )]
 
+mod between;
 mod commands;
 mod commits;
 mod diffs;
+mod merge_conflicts;
+mod merges;
+mod undos;
 
 use super::Branches;
 use crate::content::Contents;
@@ -20,7 +24,7 @@ use crate::core::state::Core;
 use crate::core::view::View;
 use crate::store::{MemStore, Store};
 use nix::sys::uio::pwrite;
-use shm_transport::control::{BranchInfo, Command, Diff, ErrorCode, Failure};
+use shm_transport::control::{BranchInfo, Command, Diff, ErrorCode, Failure, SnapshotInfo};
 use shm_transport::wire::{FileKind, Timestamp};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -85,14 +89,29 @@ impl World {
         BranchId(info.id)
     }
 
+    fn snapshot(&self, branch: &str, name: &str) {
+        self.ask::<SnapshotInfo>(&Command::SnapshotCreate { branch: branch.into(), name: name.into() }).unwrap();
+    }
+
+    fn fork(&self, name: &str, from: &str) -> BranchId {
+        BranchId(self.ask::<BranchInfo>(&create(name, None, Some(from), false)).unwrap().id)
+    }
+
     fn diff(&self, name: &str) -> Vec<String> {
-        let diff: Diff = self.ask(&Command::Diff { branch: name.into(), limit: 100, skip: 0 }).unwrap();
-        assert_eq!(diff.changes.len() as u64, diff.added + diff.modified + diff.deleted + diff.retyped);
+        self.diff_between(None, name)
+    }
+
+    fn diff_between(&self, old: Option<&str>, new: &str) -> Vec<String> {
+        let diff: Diff = self.ask(&asked(old, new)).unwrap();
+        let counts = diff.added + diff.modified + diff.deleted + diff.retyped + diff.renamed;
+        assert_eq!(diff.changes.len() as u64, counts);
         diff.changes
             .into_iter()
             .map(|c| {
                 let mark = if c.metadata_only { " meta" } else { "" };
-                format!("{:?} {} {} {}{mark}", c.kind, c.path, c.object, c.size)
+                let edited = if c.edited { " edited" } else { "" };
+                let from = c.from.map(|from| format!(" from {from}")).unwrap_or_default();
+                format!("{:?} {} {} {}{mark}{from}{edited}", c.kind, c.path, c.object, c.size)
             })
             .collect()
     }
@@ -157,7 +176,9 @@ impl World {
     fn name(&self, id: BranchId, dir: ObjectId, name: &str, record: DirentRecord) {
         self.change(id, |view, change| {
             let base = view.base_of(dir).and_then(|b| b.lookup(dir, name.as_bytes()).unwrap());
-            change.prename(self.store.as_ref(), dir, name.as_bytes(), base.map(|s| s.object));
+            if dir.is_base() {
+                change.prename(self.store.as_ref(), dir, name.as_bytes(), base.map(|s| s.object));
+            }
             change.dirent(dir, name.as_bytes(), record, true);
         });
     }
@@ -244,7 +265,7 @@ fn fresh(body: Body) -> ObjectRecord {
         mode: 0o640,
         uid: 1,
         gid: 2,
-        nlink: 1,
+        nlink: if matches!(body, Body::Directory { .. }) { 2 } else { 1 },
         atime: time,
         mtime: time,
         ctime: time,
@@ -252,6 +273,10 @@ fn fresh(body: Body) -> ObjectRecord {
         own_times: true,
         body,
     }
+}
+
+fn asked(old: Option<&str>, new: &str) -> Command {
+    Command::Diff { branch: new.into(), against: old.map(Into::into), limit: 100, skip: 0, sources: false }
 }
 
 fn create(name: &str, base: Option<PathBuf>, from: Option<&str>, reuse: bool) -> Command {

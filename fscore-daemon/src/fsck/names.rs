@@ -244,7 +244,11 @@ impl<'a> Judge<'a, '_> {
                 let message = format!("its bytes should be in content file {id}, which has no record");
                 self.tell("content-record-missing", &key, message, object);
             }
-            Some(owner) if owner.object != object || !self.tables.inherits(self.epoch, owner.epoch) => {
+            // What a merge shares belongs to a frozen state, to which nobody writes.
+            Some(owner)
+                if owner.object != object
+                    || !(self.tables.inherits(self.epoch, owner.epoch) || self.tables.is_frozen(owner.epoch)) =>
+            {
                 let message = format!("its bytes are in content file {id}, which belongs to object {}", owner.object);
                 self.tell("content-owner", &key, message, object);
             }

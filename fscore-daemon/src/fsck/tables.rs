@@ -230,6 +230,11 @@ impl Tables {
         }
     }
 
+    /// Whether an epoch is there and takes no changes.
+    pub(super) fn is_frozen(&self, epoch: EpochId) -> bool {
+        self.epochs.contains_key(&epoch) && !self.branches.values().any(|branch| branch.head == epoch)
+    }
+
     /// The version that counts in an epoch.
     pub(super) fn nearest<'a, T>(&self, versions: Option<&'a Versions<T>>, epoch: EpochId) -> Option<(EpochId, &'a T)> {
         let (found, value) = versions?.range(..=epoch).rev().find(|(at, _)| self.inherits(epoch, **at))?;

@@ -183,7 +183,7 @@ fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer, stream
         Command::Fsck => Outcome::Answer(fsck(daemon)),
         Command::Mounts => Outcome::Answer(session::list(daemon).and_then(|mounts| value(&mounts))),
         command @ (Command::BranchCreate { .. }
-        | Command::BranchList
+        | Command::BranchList { .. }
         | Command::BranchShow { .. }
         | Command::BranchDelete { .. }
         | Command::SnapshotCreate { .. }
@@ -193,6 +193,8 @@ fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer, stream
         | Command::CommitPrepare { .. }
         | Command::CommitFinish { .. }
         | Command::CommitAbort { .. }
+        | Command::Merge { .. }
+        | Command::Undo { .. }
         | Command::CommitPending) => Outcome::Answer(of_branches(daemon, &command, Some(stream), None)),
     }));
     done.unwrap_or_else(|_| {
@@ -219,6 +221,8 @@ pub(super) fn of_branches(
             Command::BranchDelete { .. }
                 | Command::CommitPrepare { .. }
                 | Command::CommitFinish { .. }
+                | Command::Merge { .. }
+                | Command::Undo { .. }
                 | Command::CommitPending
         );
     let _admin = alone.then(|| lock(&daemon.admin));
@@ -234,7 +238,7 @@ pub(super) fn of_branches(
 
 /// Adds to an answer about branches where they are mounted.
 pub(super) fn tell_mounts(daemon: &Daemon, command: &Command, value: &mut Value) -> Result<(), Failure> {
-    if matches!(command, Command::BranchCreate { .. } | Command::BranchList | Command::BranchShow { .. }) {
+    if matches!(command, Command::BranchCreate { .. } | Command::BranchList { .. } | Command::BranchShow { .. }) {
         fill_mounts(&session::list(daemon)?, value);
     }
     Ok(())

@@ -158,7 +158,7 @@ fn changes(command: &Command) -> bool {
         Command::Status
         | Command::Shutdown
         | Command::HandOver
-        | Command::BranchList
+        | Command::BranchList { .. }
         | Command::BranchShow { .. }
         | Command::SnapshotList { .. }
         | Command::Diff { .. }
@@ -166,6 +166,8 @@ fn changes(command: &Command) -> bool {
         | Command::CommitFinish { .. }
         | Command::CommitAbort { .. }
         | Command::CommitPending
+        | Command::Merge { .. }
+        | Command::Undo { .. }
         | Command::Fsck
         | Command::Mounts
         | Command::Attach { .. }
@@ -176,6 +178,10 @@ fn changes(command: &Command) -> bool {
 
 fn carry_out(daemon: &Daemon, session: &Session, ctx: &Context, mut command: Command) -> Result<Value, Failure> {
     mean_this_branch(daemon, session, &mut command)?;
+    if let Command::Diff { sources, .. } = &mut command {
+        // Where the store and the base are is no business of who only has the mount.
+        *sources = false;
+    }
     if changes(&command) {
         let done = Mark::find(daemon.core.store.as_ref(), session.id, ctx.id);
         if let Some(recorded) = done.map_err(|e| fail_doing("tell whether this was done before", &e))? {
@@ -189,9 +195,10 @@ fn carry_out(daemon: &Daemon, session: &Session, ctx: &Context, mut command: Com
     match command {
         Command::Status => control::value(&control::status(daemon, &session::list(daemon)?)),
         Command::Mounts => control::value(&session::list(daemon)?),
-        Command::BranchList | Command::BranchShow { .. } | Command::SnapshotList { .. } | Command::Diff { .. } => {
-            control::of_branches(daemon, &command, None, None)
-        }
+        Command::BranchList { .. }
+        | Command::BranchShow { .. }
+        | Command::SnapshotList { .. }
+        | Command::Diff { .. } => control::of_branches(daemon, &command, None, None),
         Command::Shutdown
         | Command::HandOver
         | Command::BranchCreate { .. }
@@ -202,6 +209,8 @@ fn carry_out(daemon: &Daemon, session: &Session, ctx: &Context, mut command: Com
         | Command::CommitFinish { .. }
         | Command::CommitAbort { .. }
         | Command::CommitPending
+        | Command::Merge { .. }
+        | Command::Undo { .. }
         | Command::Fsck
         | Command::Attach { .. }
         | Command::Detach { .. }
@@ -224,13 +233,15 @@ fn mean_this_branch(daemon: &Daemon, session: &Session, command: &mut Command) -
         | Command::Shutdown
         | Command::HandOver
         | Command::BranchCreate { from: None, .. }
-        | Command::BranchList
+        | Command::BranchList { .. }
         | Command::BranchDelete { .. }
         | Command::SnapshotList { branch: None }
         | Command::CommitPrepare { .. }
         | Command::CommitFinish { .. }
         | Command::CommitAbort { .. }
         | Command::CommitPending
+        | Command::Merge { .. }
+        | Command::Undo { .. }
         | Command::Fsck
         | Command::Mounts
         | Command::Attach { .. }

@@ -13,13 +13,19 @@ use std::time::Duration;
 pub struct Change {
     /// Path below the root, escaped.
     pub path: String,
-    /// `added`, `modified`, `deleted` or `retyped`.
+    /// `added`, `modified`, `deleted`, `retyped` or `renamed`.
     pub kind: String,
     /// Kind of object.
     pub object: String,
     /// Only attributes differ.
     #[serde(default)]
     pub metadata_only: bool,
+    /// Where it was, if it was renamed.
+    #[serde(default)]
+    pub from: Option<String>,
+    /// Renamed, and changed.
+    #[serde(default)]
+    pub edited: bool,
 }
 
 /// A whole diff.
@@ -33,6 +39,8 @@ pub struct Changes {
     pub deleted: u64,
     /// Count of paths of another kind.
     pub retyped: u64,
+    /// Count of paths that had another name.
+    pub renamed: u64,
     /// The paths.
     pub changes: Vec<Change>,
 }
@@ -53,9 +61,18 @@ impl Changes {
         self.changes.iter().find(|c| c.path == path).map(|c| c.kind.as_str())
     }
 
+    /// Whether a path moved here, by itself or with a directory above it (`to`), or away (else).
+    pub fn is_moved(&self, path: &str, to: bool) -> bool {
+        let moves =
+            self.changes.iter().filter_map(|c| if to { c.from.as_ref().map(|_| &c.path) } else { c.from.as_ref() });
+        moves
+            .into_iter()
+            .any(|at| path.strip_prefix(at.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    }
+
     /// How many paths differ.
     pub fn total(&self) -> u64 {
-        self.added + self.modified + self.deleted + self.retyped
+        self.added + self.modified + self.deleted + self.retyped + self.renamed
     }
 }
 
@@ -154,6 +171,13 @@ impl World {
     #[track_caller]
     pub fn diff(&self, branch: &str) -> Changes {
         let value = self.json(&os(&["diff", branch]));
+        serde_json::from_value(value.clone()).unwrap_or_else(|e| panic!("unexpected diff: {e}: {value}"))
+    }
+
+    /// `diff` of two states, whole.
+    #[track_caller]
+    pub fn diff_between(&self, old: &str, new: &str) -> Changes {
+        let value = self.json(&os(&["diff", old, new]));
         serde_json::from_value(value.clone()).unwrap_or_else(|e| panic!("unexpected diff: {e}: {value}"))
     }
 

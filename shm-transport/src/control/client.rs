@@ -3,8 +3,8 @@
 use super::holder::owns_directory_of;
 use super::line::{LineError, LineStream, Peer};
 use super::{
-    Answer, BranchInfo, Call, Command, CommitPlan, Diff, Failure, FsckReport, MountInfo, Removed, SnapshotInfo, Status,
-    VERSION,
+    Answer, BranchInfo, Call, Command, CommitPlan, Diff, Failure, FsckReport, Merged, MountInfo, Preference, Removed,
+    SnapshotInfo, Status, Undone, VERSION,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -138,8 +138,8 @@ impl Client {
     }
 
     /// [`Command::BranchList`].
-    pub fn branch_list(&mut self) -> Result<Vec<BranchInfo>, ClientError> {
-        self.ask(Command::BranchList)
+    pub fn branch_list(&mut self, weigh: bool) -> Result<Vec<BranchInfo>, ClientError> {
+        self.ask(Command::BranchList { weigh })
     }
 
     /// [`Command::BranchShow`].
@@ -167,14 +167,19 @@ impl Client {
         self.call(Command::SnapshotDelete { branch: branch.into(), name: name.into(), dry_run })
     }
 
-    /// [`Command::Diff`]: the changes from `skip` on, at most `limit`.
-    pub fn diff(&mut self, branch: &str, limit: u32, skip: u64) -> Result<Diff, ClientError> {
-        self.ask(Command::Diff { branch: branch.into(), limit, skip })
+    /// [`Command::Diff`].
+    pub fn diff(&mut self, command: Command) -> Result<Diff, ClientError> {
+        self.ask(command)
     }
 
     /// [`Command::CommitPrepare`].
-    pub fn commit_prepare(&mut self, branch: &str, dry_run: bool) -> Result<CommitPlan, ClientError> {
-        self.ask(Command::CommitPrepare { branch: branch.into(), dry_run })
+    pub fn commit_prepare(
+        &mut self,
+        branch: &str,
+        dry_run: bool,
+        prefer: Vec<Preference>,
+    ) -> Result<CommitPlan, ClientError> {
+        self.ask(Command::CommitPrepare { branch: branch.into(), dry_run, prefer })
     }
 
     /// [`Command::CommitFinish`].
@@ -185,6 +190,16 @@ impl Client {
     /// [`Command::CommitAbort`].
     pub fn commit_abort(&mut self, id: u64) -> Result<(), ClientError> {
         self.call(Command::CommitAbort { id }).map(drop)
+    }
+
+    /// [`Command::Merge`].
+    pub fn merge(&mut self, command: Command) -> Result<Merged, ClientError> {
+        self.ask(command)
+    }
+
+    /// [`Command::Undo`].
+    pub fn undo(&mut self, command: Command) -> Result<Undone, ClientError> {
+        self.ask(command)
     }
 
     /// [`Command::CommitPending`].

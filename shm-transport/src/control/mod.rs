@@ -6,17 +6,21 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+mod diff;
 pub mod door;
 pub mod escape;
 mod fsck;
 pub mod holder;
 pub mod line;
+mod merge;
 pub mod paths;
 mod plan;
 pub mod service;
 pub mod versions;
 
+pub use diff::{Change, ChangeKind, Diff, Source};
 pub use fsck::{FsckFinding, FsckReport, FsckSeverity};
+pub use merge::{Merged, Preference, Side, Undone};
 pub use plan::{PlanBody, PlanMeta, PlanObject, PlanStep, PlanWas};
 
 use crate::wire::SessionId;
@@ -68,7 +72,11 @@ pub enum Command {
         reuse: bool,
     },
     /// All branches. Data: list of [`BranchInfo`].
-    BranchList,
+    BranchList {
+        /// Count what each of them changed.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        weigh: bool,
+    },
     /// One branch. Data: [`BranchInfo`].
     BranchShow {
         /// Its name.
@@ -105,15 +113,22 @@ pub enum Command {
         #[serde(default)]
         dry_run: bool,
     },
-    /// What the branch changed against its base. Data: [`Diff`].
+    /// What differs from one state to another. Data: [`Diff`].
     Diff {
-        /// The branch.
+        /// The new state: `BRANCH`, `BRANCH@SNAPSHOT`, a snapshot's name where it is unambiguous, or `@base` for the
+        /// base of the other one.
         branch: String,
+        /// The old state, named likewise; `@base` where it is not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        against: Option<String>,
         /// At most so many changes in the answer (the counts are always whole).
         limit: u32,
         /// Skip so many changes first.
         #[serde(default)]
         skip: u64,
+        /// Tell where the bytes of both states are.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        sources: bool,
     },
     /// Snapshot an unmounted branch and write the plan that takes its changes into its base. Data:
     /// [`CommitPlan`]. Nothing is written with `dry_run`.
@@ -123,6 +138,9 @@ pub enum Command {
         /// Only say what would happen.
         #[serde(default)]
         dry_run: bool,
+        /// Who wins where both changed something.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        prefer: Vec<Preference>,
     },
     /// The plan was applied whole: the branch starts afresh from its base. Data: null.
     CommitFinish {
@@ -133,6 +151,36 @@ pub enum Command {
     CommitAbort {
         /// From [`CommitPlan`].
         id: u64,
+    },
+    /// Take what a branch changed and what its parent has now together. Data: [`Merged`].
+    Merge {
+        /// The branch.
+        branch: String,
+        /// The parent gets the result too; else only the branch does.
+        #[serde(default)]
+        into_parent: bool,
+        /// Only say what would happen.
+        #[serde(default)]
+        dry_run: bool,
+        /// Who wins where both changed something.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        prefer: Vec<Preference>,
+    },
+    /// Bring a branch, or some of its paths, back to an earlier state, after a snapshot of the present one. Data:
+    /// [`Undone`].
+    Undo {
+        /// The branch.
+        branch: String,
+        /// A snapshot of it, `@base` for its base without changes, `@fork` for what it was made from or took over
+        /// last; its latest snapshot where none is named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
+        /// Only these paths and what is below them, escaped as in [`Change`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        paths: Vec<String>,
+        /// Only say what would change.
+        #[serde(default)]
+        dry_run: bool,
     },
     /// Commits that were prepared and neither finished nor aborted. Data: list of [`CommitPlan`].
     CommitPending,
@@ -318,6 +366,12 @@ pub struct BranchInfo {
     /// How long the daemon took to make it, in microseconds (only from a create).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micros: Option<u64>,
+    /// Names and objects that it changed since it was made from its parent or base, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<u64>,
+    /// Allocated bytes of the content files that it does not share with its parent, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_bytes: Option<u64>,
 }
 
 /// A snapshot.
@@ -345,51 +399,6 @@ pub struct Removed {
     pub contents: u64,
     /// Their allocated bytes.
     pub bytes: u64,
-}
-
-/// How a path differs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ChangeKind {
-    /// Only in the branch.
-    Added,
-    /// In both, with other content or attributes.
-    Modified,
-    /// Only in the base.
-    Deleted,
-    /// In both, as another kind of object.
-    Retyped,
-}
-
-/// One changed path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
-    /// Path below the root of the branch; bytes that are not UTF-8 are escaped as `\xNN` (and `\` as `\\`).
-    pub path: String,
-    /// How it differs.
-    pub kind: ChangeKind,
-    /// Kind of object: `file`, `dir`, `symlink`, `fifo`, `socket`, `char`, `block`.
-    pub object: String,
-    /// For `Modified`: only mode, owner, times or extended attributes differ, not content.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub metadata_only: bool,
-    /// Size in the branch, in bytes (in the base for `Deleted`).
-    pub size: u64,
-}
-
-/// Differences of a branch against its base.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Diff {
-    /// Paths only in the branch.
-    pub added: u64,
-    /// Paths with other content or attributes.
-    pub modified: u64,
-    /// Paths only in the base.
-    pub deleted: u64,
-    /// Paths that became another kind of object.
-    pub retyped: u64,
-    /// The changes, ordered by path, from `skip`, at most `limit` and at most a line's worth.
-    pub changes: Vec<Change>,
 }
 
 /// A prepared commit.

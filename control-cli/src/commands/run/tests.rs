@@ -2,7 +2,9 @@ use super::{SHOWN, chosen, generated_name};
 use shm_transport::control::{Change, ChangeKind, Diff};
 
 fn change(path: String, kind: ChangeKind) -> Change {
-    Change { path, kind, object: "file".into(), metadata_only: false, size: 0 }
+    let object = "file".into();
+    let (metadata_only, edited, size) = (false, false, 0);
+    Change { path, kind, object, metadata_only, size, from: None, edited, old: None, new: None }
 }
 
 #[test]

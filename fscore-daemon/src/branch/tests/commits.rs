@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 fn prepare(world: &World, dry_run: bool) -> CommitPlan {
-    world.ask(&Command::CommitPrepare { branch: "a".into(), dry_run }).unwrap()
+    world.ask(&Command::CommitPrepare { branch: "a".into(), dry_run, prefer: Vec::new() }).unwrap()
 }
 
 fn steps(plan: &CommitPlan) -> Vec<PlanStep> {
@@ -65,7 +65,10 @@ fn a_plan_goes_from_the_top_and_a_finish_starts_afresh() {
         told(&plan),
         ["file also 4 text", "remove d/g", "file f 3 ONE", "make new Directory", "link also new/x"]
     );
-    assert_eq!(world.refused(&Command::CommitPrepare { branch: "a".into(), dry_run: false }), ErrorCode::Busy);
+    assert_eq!(
+        world.refused(&Command::CommitPrepare { branch: "a".into(), dry_run: false, prefer: Vec::new() }),
+        ErrorCode::Busy
+    );
     assert_eq!(world.refused(&Command::BranchDelete { name: "a".into(), dry_run: false }), ErrorCode::Busy);
     let pending: Vec<CommitPlan> = world.ask(&Command::CommitPending).unwrap();
     assert_eq!((pending[0].id, &pending[0].journal), (plan.id, &plan.journal));
@@ -114,13 +117,16 @@ fn an_abort_leaves_the_branch_as_it_is() {
 fn refusals() {
     let world = World::new();
     let id = world.make("a");
-    let command = Command::CommitPrepare { branch: "a".into(), dry_run: false };
+    let command = Command::CommitPrepare { branch: "a".into(), dry_run: false, prefer: Vec::new() };
     world.core.join(&Member::new(SessionId(1), id, false, Path::new("/m"))).unwrap();
     assert_eq!(world.refused(&command), ErrorCode::Busy);
     world.core.end_session(SessionId(1)).unwrap();
     assert_eq!((prepare(&world, false).id, prepare(&world, false).journal), (0, None));
     world.ask::<BranchInfo>(&create("e", None, None, false)).unwrap();
-    assert_eq!(world.refused(&Command::CommitPrepare { branch: "e".into(), dry_run: true }), ErrorCode::Usage);
+    assert_eq!(
+        world.refused(&Command::CommitPrepare { branch: "e".into(), dry_run: true, prefer: Vec::new() }),
+        ErrorCode::Usage
+    );
 }
 
 #[test]

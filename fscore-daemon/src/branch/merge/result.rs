@@ -1,0 +1,196 @@
+//! The result as records of one epoch above theirs.
+
+use super::super::conflict::Preimages;
+use super::{Entry, Merge, facts, is_there};
+use crate::core::edit::{Edit, record_from_base};
+use crate::core::error::{FsError, FsResult};
+use crate::core::ids::{ContentId, EpochId, ObjectId};
+use crate::core::keys;
+use crate::core::record::{Body, ContentRecord, FileBody, ObjectRecord, XattrSet};
+use crate::core::state::Core;
+use crate::core::view::View;
+use crate::store::Batch;
+use shm_transport::wire::FileKind;
+use std::collections::BTreeMap;
+
+/// A name whose meaning changes.
+struct Turn {
+    dir: ObjectId,
+    name: Vec<u8>,
+    before: Entry,
+    after: Entry,
+}
+
+impl Merge<'_> {
+    /// The records of an epoch `result` that continues theirs. `heirs` says that the branch of the result is to have
+    /// the pre-images of ours.
+    pub(super) fn records(&mut self, core: &Core, result: &View, heirs: bool) -> FsResult<Batch> {
+        let mut turns = Vec::new();
+        for ((dir, name), after) in &self.names {
+            let before = self.theirs.child(*dir, name)?;
+            if before.map(|(object, _)| object) != after.map(|(object, _)| object) {
+                turns.push(Turn { dir: *dir, name: name.clone(), before, after: *after });
+            }
+        }
+        let mut links: BTreeMap<ObjectId, i32> = BTreeMap::new();
+        let mut places: BTreeMap<ObjectId, (ObjectId, Vec<u8>)> = BTreeMap::new();
+        let mut subdirs: BTreeMap<ObjectId, i32> = BTreeMap::new();
+        for turn in &turns {
+            let inside = subdirs.entry(turn.dir).or_default();
+            for (entry, by) in [(turn.before, -1), (turn.after, 1)] {
+                match entry {
+                    Some((_, FileKind::Directory)) => *inside += by,
+                    Some((object, _)) => *links.entry(object).or_default() += by,
+                    None => {}
+                }
+            }
+            if let Some((object, FileKind::Directory)) = turn.after {
+                places.insert(object, (turn.dir, turn.name.clone()));
+            }
+        }
+        let mut edit = Edit::new(core, result);
+        // Objects first: the first change of one of the base pins its names, which may change then.
+        self.take(core, &mut edit, &subdirs)?;
+        for (object, by) in links {
+            self.count_links(&mut edit, object, by)?;
+        }
+        let now = edit.now;
+        for turn in &turns {
+            if let Some((object, FileKind::Directory)) = turn.before
+                && !places.contains_key(&object)
+            {
+                let record = edit.record(object)?;
+                (record.nlink, record.ctime) = (0, now);
+            }
+        }
+        for (object, (parent, name)) in places {
+            let record = edit.record(object)?;
+            record.body = Body::Directory { parent, name };
+            record.ctime = now;
+        }
+        for (dir, by) in subdirs {
+            // What is new came with its times, and what goes needs none.
+            if is_there(&mut self.theirs, dir, FileKind::Directory)? && edit.record(dir)?.nlink > 0 {
+                edit.touch_directory(dir, by)?;
+            }
+        }
+        for turn in turns {
+            match turn.after {
+                Some((object, kind)) => edit.put_name(turn.dir, &turn.name, object, kind)?,
+                None => edit.remove_name(turn.dir, &turn.name)?,
+            }
+        }
+        let mut batch = edit.into_change().batch;
+        if heirs {
+            self.hand_over(result, &mut batch)?;
+        }
+        Ok(batch)
+    }
+
+    /// Attributes and content of what ours made or changed.
+    fn take(&mut self, core: &Core, edit: &mut Edit<'_>, subdirs: &BTreeMap<ObjectId, i32>) -> FsResult<()> {
+        for (to, from) in self.taken.clone() {
+            let ours = match self.ours.view.object(from)? {
+                Some(found) => Some(found.value),
+                // As the base has it, which theirs no longer shows by itself.
+                None if self.theirs.view.object(to)?.is_some() => Some(record_from_base(self.ours.view, from)?.0),
+                None => None,
+            };
+            let kind = ours.as_ref().map_or(FileKind::Regular, ObjectRecord::kind);
+            let known = is_there(&mut self.theirs, to, kind)?;
+            match ours {
+                Some(mut ours) if !known => {
+                    ours.nlink = match (kind, subdirs.get(&to)) {
+                        (FileKind::Directory, inside) => {
+                            if to.is_base() {
+                                ours.nlink
+                            } else {
+                                2u32.saturating_add_signed(*inside.unwrap_or(&0))
+                            }
+                        }
+                        // Counted by name.
+                        _ => 0,
+                    };
+                    edit.insert(to, ours);
+                }
+                Some(ours) => {
+                    let now = edit.now;
+                    let record = edit.record(to)?;
+                    let nlink = record.nlink;
+                    let body = match (&record.body, ours.body) {
+                        (Body::Directory { parent, name }, Body::Directory { .. }) => {
+                            Body::Directory { parent: *parent, name: name.clone() }
+                        }
+                        (_, body) => body,
+                    };
+                    *record = ObjectRecord { nlink, body, ctime: now, ..ours };
+                }
+                None => drop(edit.record(to)?),
+            }
+            if let Some(set) = self.ours.view.xattrs(from)? {
+                edit.change.xattrs(to, &set.value);
+            } else if self.theirs.view.xattrs(to)?.is_some() {
+                let xattrs = facts(&self.ours, self.contents, from)?.map(|facts| facts.xattrs).unwrap_or_default();
+                edit.change.xattrs(to, &XattrSet(xattrs));
+            }
+            if let Body::File(FileBody::Content(id)) = edit.record(to)?.body
+                && !is_owned_by(core, id, self.theirs.view)?
+            {
+                edit.change.content(id, to);
+            }
+        }
+        Ok(())
+    }
+
+    fn count_links(&mut self, edit: &mut Edit<'_>, object: ObjectId, by: i32) -> FsResult<()> {
+        // Any kind that is no directory does.
+        let known = is_there(&mut self.theirs, object, FileKind::Regular)?;
+        let now = edit.now;
+        let record = edit.record(object)?;
+        let before = if known { record.nlink } else { 0 };
+        record.nlink = before.saturating_add_signed(by);
+        record.ctime = now;
+        Ok(())
+    }
+
+    /// What the base was when ours first changed it: from now on the parent's to know.
+    fn hand_over(&self, result: &View, batch: &mut Batch) -> FsResult<()> {
+        let ours = Preimages::of(self.ours.view)?;
+        let (theirs, store) = (self.theirs.view, result.store.as_ref());
+        let head = result.head();
+        let mut known = Vec::new();
+        let changes: Vec<Vec<u8>> = batch.changes.iter().map(|(key, _)| key.clone()).collect();
+        for key in changes {
+            match key.first() {
+                Some(b'O') if keys::number(&key, 1) == Some(head.0) => {
+                    let Some(object) = keys::number(&key, 0).map(ObjectId).filter(|o| o.is_base()) else { continue };
+                    if theirs.object(object)?.is_none() && store.get(&keys::preimage(result.branch, object)).is_none() {
+                        known.push((keys::preimage(result.branch, object), ours.object_bytes(object)));
+                    }
+                }
+                Some(b'D') if keys::number(&key, 1) == Some(head.0) => {
+                    let Some(dir) = keys::number(&key, 0).map(ObjectId).filter(|o| o.is_base()) else { continue };
+                    let name = keys::tail(&key, 2).unwrap_or_default();
+                    let own = keys::prename(result.branch, dir, name);
+                    if theirs.dirent(dir, name)?.is_none() && store.get(&own).is_none() {
+                        known.push((own, ours.name_bytes(dir, name)));
+                    }
+                }
+                _ => {}
+            }
+        }
+        for (key, value) in known {
+            if let Some(value) = value {
+                batch.put(key, value);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a content file belongs to an epoch that a view inherits.
+fn is_owned_by(core: &Core, id: ContentId, view: &View) -> FsResult<bool> {
+    let bytes = core.store.get(&keys::content(id)).ok_or(FsError::Damaged("content record missing"))?;
+    let owner: EpochId = ContentRecord::decode(&bytes)?.epoch;
+    Ok(view.chain.contains(&owner))
+}

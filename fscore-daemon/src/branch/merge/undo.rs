@@ -1,0 +1,275 @@
+//! Undo: a branch, or some of its paths, as an earlier state has them. The state before stays as a snapshot.
+
+use super::super::Branches;
+use super::super::answer::{Asked, answer};
+use super::super::between::{Between, changed_between};
+use super::super::info::{fail, fail_branch, fail_store, refuse, refuse_mounted};
+use super::super::paths::Path;
+use super::{Entry, Merge, Preferences, is_there, paths_in};
+use crate::core::error::{FsError, FsResult};
+use crate::core::ids::{BranchId, EpochId, ObjectId};
+use crate::core::keys;
+use crate::core::record::{BranchRecord, EpochRecord, SnapshotRecord};
+use crate::core::state::lock;
+use crate::core::view::View;
+use crate::store::Batch;
+use shm_transport::control::escape::{escape, unescape};
+use shm_transport::control::{Change, Diff, ErrorCode, Failure, Undone};
+use shm_transport::wire::FileKind;
+
+/// The base of the branch, without its changes.
+const BASE: &str = "@base";
+/// What the branch was made from, or took over last.
+const FORK: &str = "@fork";
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy)]
+pub(in super::super) struct Undo<'a> {
+    pub(in super::super) branch: &'a str,
+    /// A snapshot of the branch, `@base` or `@fork`; the latest snapshot where none is named.
+    pub(in super::super) to: Option<&'a str>,
+    /// Escaped; all where there is none.
+    pub(in super::super) paths: &'a [String],
+    pub(in super::super) dry_run: bool,
+}
+
+/// A state to go back to: its name, and its epoch; none for the base.
+struct Goal {
+    name: String,
+    epoch: Option<EpochId>,
+}
+
+impl Branches {
+    pub(in super::super) fn undo(&self, request: &Undo<'_>) -> Result<Undone, Failure> {
+        let name = request.branch;
+        let paths = paths(request.paths)?;
+        let _mutation = lock(&self.mutation);
+        let id = self.find(name)?;
+        let record = self.record(id)?;
+        if self.is_committing(id)? {
+            return Err(refuse(ErrorCode::Busy, format!("a commit of branch {name} is under way"))
+                .hint("`agentfs status` finishes or takes back an interrupted one")
+                .done());
+        }
+        refuse_mounted(&self.core, id, name, "taken back")?;
+        let goal = self.goal(id, &record, request)?;
+        let failed = |e| fail_branch(name, e);
+        let branch = self.loaded(id)?;
+        let mut view = branch.view_mut();
+        let now = view.clone();
+        let chain = goal.epoch.map_or(Ok([].into()), |epoch| self.core.chain(epoch)).map_err(failed)?;
+        let then = View { chain, ..now.clone() };
+        let mut undone = Undone {
+            branch: name.to_owned(),
+            to: goal.name,
+            snapshot: None,
+            changes: self.back(&now, &then, &paths).map_err(failed)?,
+        };
+        for path in &paths {
+            if !known(&now, path).map_err(failed)? && !known(&then, path).map_err(failed)? {
+                let message = format!("neither branch {name} nor {} has a path {}", undone.to, escape(path));
+                return Err(refuse(ErrorCode::NotFound, message)
+                    .hint("paths are those below the root of the branch")
+                    .done());
+            }
+        }
+        if request.dry_run || is_empty(&undone.changes) {
+            return Ok(undone);
+        }
+        let snapshot = self.free_name(id)?;
+        let created = self.core.clock.now();
+        let mut batch = Batch::default();
+        let continued = if paths.is_empty() {
+            goal.epoch
+        } else {
+            let preferences = Preferences::default();
+            let contents = &self.core.contents;
+            let mut merge = Merge::between((&then, &then, &now), contents, &preferences).map_err(failed)?;
+            merge.restore(&paths).map_err(failed)?;
+            if let Some((path, why)) = merge.conflicts.first_key_value() {
+                return Err(refuse(ErrorCode::Usage, format!("{}: {why}", escape(path)))
+                    .hint("name both paths, or undo the whole branch")
+                    .done());
+            }
+            let result = self.core.new_epoch().map_err(fail)?;
+            let chain = [result].iter().chain(now.chain.iter()).copied().collect();
+            let on = View { chain, ..now.clone() };
+            batch = merge.records(&self.core, &on, false).map_err(failed)?;
+            batch.put(keys::epoch(result), EpochRecord { parent: Some(now.head()), branch: id }.encode());
+            Some(result)
+        };
+        let head = self.core.new_epoch().map_err(fail)?;
+        batch.put(keys::snapshot(id, &snapshot), SnapshotRecord { epoch: now.head(), created }.encode());
+        batch.put(keys::epoch(head), EpochRecord { parent: continued, branch: id }.encode());
+        batch.put(keys::branch(id), BranchRecord { head, ..record }.encode());
+        // Younger than the snapshot that it may go on from; what it refers to must be there after a power loss.
+        self.core.contents.sync_all().map_err(|e| fail_store("make contents durable", &e))?;
+        self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
+        view.chain = self.core.chain(head).map_err(failed)?;
+        drop(view);
+        self.core.store.sync().map_err(|e| fail(e.into()))?;
+        undone.snapshot = Some(snapshot);
+        Ok(undone)
+    }
+
+    fn goal(&self, id: BranchId, record: &BranchRecord, request: &Undo<'_>) -> Result<Goal, Failure> {
+        let name = request.branch;
+        match request.to {
+            Some(BASE) if record.base.is_some() => Ok(Goal { name: BASE.into(), epoch: None }),
+            Some(BASE) => Err(refuse(ErrorCode::Usage, format!("branch {name} has no base"))
+                .hint(format!("`agentfs snapshot list {name}` shows its snapshots"))
+                .done()),
+            Some(FORK) => match record.from {
+                Some((_, epoch)) => Ok(Goal { name: FORK.into(), epoch: Some(epoch) }),
+                None => Err(refuse(ErrorCode::Usage, format!("branch {name} was not made from another branch"))
+                    .hint(format!("{BASE} is its base without its changes"))
+                    .done()),
+            },
+            Some(snapshot) => {
+                let snapshot = snapshot.strip_prefix(name).and_then(|rest| rest.strip_prefix('@')).unwrap_or(snapshot);
+                let epoch = self.snapshot(id, name, snapshot)?.epoch;
+                Ok(Goal { name: format!("{name}@{snapshot}"), epoch: Some(epoch) })
+            }
+            None => {
+                let latest = self.snapshots_of(id)?.into_iter().max_by_key(|(_, snapshot)| snapshot.epoch);
+                let Some((snapshot, found)) = latest else {
+                    return Err(refuse(ErrorCode::NotFound, format!("branch {name} has no snapshot to go back to"))
+                        .hint(format!("--to {BASE} takes back every change of the branch, --to {FORK} those since it was made from another"))
+                        .done());
+                };
+                Ok(Goal { name: format!("{name}@{snapshot}"), epoch: Some(found.epoch) })
+            }
+        }
+    }
+
+    /// What changes: all, or what lies at or below one of the paths.
+    fn back(&self, now: &View, then: &View, paths: &[Path]) -> FsResult<Diff> {
+        let changed = changed_between(now, then)?;
+        let mut between = Between::run(now, then, &self.core.contents, &changed)?;
+        if !paths.is_empty() {
+            between
+                .deltas
+                .retain(|path, delta| below(paths, path) || delta.from.as_ref().is_some_and(|from| below(paths, from)));
+        }
+        answer(
+            &mut between,
+            &self.core.contents,
+            &Asked { of: "", against: None, limit: u32::MAX, skip: 0, sources: false },
+        )
+    }
+
+    /// A name for the snapshot of the state that is left.
+    fn free_name(&self, id: BranchId) -> Result<String, Failure> {
+        let taken = self.snapshots_of(id)?;
+        let numbers = taken.iter().filter_map(|(name, _)| name.strip_prefix("before-undo-")?.parse::<u64>().ok());
+        Ok(format!("before-undo-{}", numbers.max().unwrap_or(0) + 1))
+    }
+}
+
+impl Merge<'_> {
+    /// Has theirs show at and below some paths what ours shows there.
+    fn restore(&mut self, paths: &[Path]) -> FsResult<()> {
+        let changed = changed_between(self.ours.view, self.theirs.view)?;
+        for (dir, name) in &changed.names {
+            if self.is_wanted(paths, *dir, name)? {
+                let then = if self.ours.directory(*dir)?.is_some() { self.ours.child(*dir, name)? } else { None };
+                let now = if self.theirs.directory(*dir)?.is_some() { self.theirs.child(*dir, name)? } else { None };
+                self.put_back((*dir, name), then, now, paths)?;
+            }
+        }
+        for object in &changed.objects {
+            let Some(kind) = super::kind_of(&self.ours, *object)? else { continue };
+            if is_there(&mut self.ours, *object, kind)? && is_there(&mut self.theirs, *object, kind)? {
+                let here = paths_in(&mut self.ours, *object, kind)?;
+                if here.iter().any(|path| below(paths, path)) {
+                    self.taken.insert(*object, *object);
+                }
+            }
+        }
+        self.take_new()
+    }
+
+    fn is_wanted(&mut self, paths: &[Path], dir: ObjectId, name: &[u8]) -> FsResult<bool> {
+        for tree in [&mut self.ours, &mut self.theirs] {
+            if let Some(above) = tree.directory(dir)?
+                && below(paths, &super::join(&above, name))
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn put_back(&mut self, place: (ObjectId, &[u8]), then: Entry, now: Entry, paths: &[Path]) -> FsResult<()> {
+        let (dir, name) = place;
+        if then.map(|(object, _)| object) == now.map(|(object, _)| object) {
+            return Ok(());
+        }
+        // What left a path, or came to it, by a move from elsewhere: both ends belong together.
+        for (entry, old) in [(then, true), (now, false)] {
+            let Some((object, kind)) = entry else { continue };
+            for path in paths_in(if old { &mut self.theirs } else { &mut self.ours }, object, kind)? {
+                if !below(paths, &path) {
+                    let own = self.path_of(dir, name)?;
+                    let why = if old { "it was moved to another path since" } else { "it came from another path" };
+                    self.conflicts.insert(own, why);
+                }
+            }
+        }
+        let dir = self.home(dir)?;
+        self.names.insert((dir, name.to_vec()), then);
+        Ok(())
+    }
+
+    /// The directory of theirs for what ours has in `dir`, put back itself where it is gone.
+    fn home(&mut self, dir: ObjectId) -> FsResult<ObjectId> {
+        if let Some(there) = self.target(dir)? {
+            return Ok(there);
+        }
+        let (above, name) = self.ours.branch_parent(dir)?.ok_or(FsError::Stale)?;
+        let above = self.home(above)?;
+        self.names.insert((above, name), Some((dir, FileKind::Directory)));
+        Ok(dir)
+    }
+}
+
+/// Whether a path is one of these or lies below one.
+fn below(paths: &[Path], path: &[u8]) -> bool {
+    paths
+        .iter()
+        .any(|top| path.strip_prefix(top.as_slice()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/")))
+}
+
+/// Whether a view has something at a path.
+fn known(view: &View, path: &[u8]) -> FsResult<bool> {
+    let mut at = view.root;
+    for name in path.split(|byte| *byte == b'/') {
+        match super::super::paths::present(view.child(at, name))? {
+            Some(child) => at = child.object,
+            None => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+fn is_empty(diff: &Diff) -> bool {
+    let none: [Change; 0] = [];
+    diff.changes == none
+}
+
+fn paths(escaped: &[String]) -> Result<Vec<Path>, Failure> {
+    let one = |text: &String| {
+        let bad = |why: &str| {
+            refuse(ErrorCode::Usage, format!("{text:?} {why}")).hint("name it as `agentfs diff` does").done()
+        };
+        let path = unescape(text).map_err(|_| bad("is no escaped path"))?;
+        let path = path.strip_suffix(b"/").map_or(path.clone(), <[u8]>::to_vec);
+        let strange = |name: &[u8]| name.is_empty() || name == b"." || name == b"..";
+        if path.split(|byte| *byte == b'/').any(strange) {
+            Err(bad("is no path below the root of a branch"))
+        } else {
+            Ok(path)
+        }
+    };
+    escaped.iter().map(one).collect()
+}

@@ -1,0 +1,138 @@
+//! What a branch and its parent both changed.
+
+use super::World;
+use super::merges::{merge, preferring};
+use crate::core::ids::{BranchId, ObjectId};
+use crate::core::record::{Body, DirentRecord};
+use shm_transport::control::{Merged, Side};
+use shm_transport::wire::FileKind;
+
+#[test]
+fn every_kind_of_conflict_is_named_and_refused() {
+    let world = World::new();
+    for name in ["m", "md", "dm", "r"] {
+        std::fs::write(world.base().join(name), name).unwrap();
+    }
+    let (p, c) = world.parent_and_child();
+    let root = world.ino("");
+    for id in [p, c] {
+        world.write(id, "m", &format!("by {id}"));
+        world.add(id, root, "added", &format!("by {id}"));
+    }
+    world.write(c, "md", "modified");
+    world.unlink(p, "", "md");
+    world.unlink(c, "", "dm");
+    world.write(p, "dm", "modified");
+    // Here the directory goes, there something comes into it.
+    world.unlink(c, "d", "g");
+    world.name(c, root, "d", DirentRecord::Whiteout);
+    world.add(p, world.ino("d"), "late", "x");
+    // The same file gets two new names.
+    let r = world.ino("r");
+    for (id, name) in [(p, "r of p"), (c, "r of c")] {
+        world.mode(id, "r", 0o600);
+        world.name(id, root, "r", DirentRecord::Whiteout);
+        world.name(id, root, name, DirentRecord::Entry { object: r, kind: FileKind::Regular });
+    }
+    for into_parent in [true, false] {
+        assert_eq!(
+            world.conflicts(&merge("c", into_parent)),
+            [
+                "added: both added",
+                "d/late: deleted here, added in the parent",
+                "dm: deleted here, modified in the parent",
+                "m: both modified",
+                "md: modified here, deleted in the parent",
+                "r of c: both moved",
+            ]
+        );
+    }
+}
+
+#[test]
+fn preferences_decide_for_all_or_for_a_path() {
+    for (sides, into_parent) in [(Side::Ours, true), (Side::Theirs, true), (Side::Ours, false), (Side::Theirs, false)] {
+        let world = World::new();
+        for name in ["m", "md", "dm"] {
+            std::fs::write(world.base().join(name), name).unwrap();
+        }
+        let (p, c) = world.parent_and_child();
+        let root = world.ino("");
+        world.write(p, "m", "by p");
+        world.write(c, "m", "by c");
+        world.write(c, "md", "modified");
+        world.unlink(p, "", "md");
+        world.unlink(c, "", "dm");
+        world.write(p, "dm", "modified");
+        world.unlink(c, "d", "g");
+        world.name(c, root, "d", DirentRecord::Whiteout);
+        world.add(p, world.ino("d"), "late", "x");
+        // One path is decided otherwise.
+        let other = if sides == Side::Ours { Side::Theirs } else { Side::Ours };
+        world.write(p, "f", "by p");
+        world.write(c, "f", "by c");
+        world.applies(&preferring("c", into_parent, &[(".", sides), ("f", other)]));
+        let id = if into_parent { p } else { c };
+        if sides == Side::Ours {
+            world.shows(id, "/m", "by c");
+            world.shows(id, "/md", "modified");
+            world.lacks(id, "/dm");
+            world.lacks(id, "/d");
+            world.shows(id, "/f", "by p");
+        } else {
+            world.shows(id, "/m", "by p");
+            world.lacks(id, "/md");
+            world.shows(id, "/dm", "modified");
+            world.shows(id, "/d/late", "x");
+            world.lacks(id, "/d/g");
+            world.shows(id, "/f", "by c");
+        }
+    }
+}
+
+#[test]
+fn the_same_outcome_on_both_sides_is_no_conflict() {
+    let world = World::new();
+    let (p, c) = world.parent_and_child();
+    let root = world.ino("");
+    for id in [p, c] {
+        world.write(id, "f", "the same");
+        world.unlink(id, "d", "g");
+        let dir = world.mkdir(id, root, "new");
+        world.add(id, dir, "both", "equal");
+        world.add(id, dir, &format!("only {id}"), "x");
+    }
+    let merged = world.merged(&merge("c", true));
+    assert!(merged.applied && merged.settled >= 3, "{merged:?}");
+    world.same_trees(p, c);
+    for path in [format!("/new/only {p}"), format!("/new/only {c}")] {
+        world.shows(p, &path, "x");
+    }
+}
+
+#[test]
+fn directories_moved_into_each_other_are_a_conflict() {
+    let world = World::new();
+    let p = world.make("p");
+    let root = world.ino("");
+    let (x, y) = (world.mkdir(p, root, "x"), world.mkdir(p, root, "y"));
+    let c = world.fork("c", "p");
+    let relocate = |id: BranchId, dir: ObjectId, from: &str, to: ObjectId, name: &str| {
+        world.change(id, |view, change| {
+            let mut record = view.object(dir).unwrap().unwrap().value;
+            record.body = Body::Directory { parent: to, name: name.into() };
+            change.object(dir, &record);
+        });
+        world.name(id, root, from, DirentRecord::Whiteout);
+        world.name(id, to, name, DirentRecord::Entry { object: dir, kind: FileKind::Directory });
+    };
+    relocate(p, x, "x", y, "x");
+    relocate(c, y, "y", x, "y");
+    let merged: Merged = world.ask(&merge("c", true)).unwrap();
+    assert!(!merged.applied);
+    let reasons: Vec<_> = merged.conflicts.iter().map(|c| c.reason.as_str()).collect();
+    assert_eq!(reasons, ["moved into each other"]);
+    // No preference makes a tree of it.
+    let merged: Merged = world.ask(&preferring("c", true, &[(".", Side::Ours)])).unwrap();
+    assert!(!merged.applied);
+}
