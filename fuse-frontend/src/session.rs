@@ -130,6 +130,8 @@ pub(crate) struct Session<D: Daemon> {
     readable: bool,
     /// Replies were left for the next turn.
     more_replies: bool,
+    /// A request was submitted since the last wait.
+    submitted: bool,
     /// Of our own requests: odd, so that none is ever the kernel's.
     own_id: u64,
 }
@@ -160,6 +162,7 @@ impl<D: Daemon> Session<D> {
             dropped: false,
             readable: true,
             more_replies: false,
+            submitted: false,
             own_id: u64::from(incarnation & 0x3fff_ffff) << 33 | 1,
         };
         session.take_over(incarnation > 1)?;
@@ -379,7 +382,10 @@ impl<D: Daemon> Session<D> {
         let slot = lease.slot;
         self.pending.put(slot, Under::Kernel { unique: header.unique, expect });
         match self.daemon.transport().submit(lease, header.id(), request, len) {
-            Ok(()) => Ok(Life::Goes),
+            Ok(()) => {
+                self.submitted = true;
+                Ok(Life::Goes)
+            }
             Err((Some(lease), error)) => {
                 tracing::error!(%error, opcode = ?header.opcode, "a request cannot be sent; it fails");
                 self.pending.put(slot, Under::Idle);

@@ -162,7 +162,11 @@ impl Spin {
             self.weigh_anchor();
             return Spun::Slept;
         }
-        let Some(_seat) = Seat::take(self.limit) else { return Spun::Slept };
+        let Some(_seat) = Seat::take(self.limit) else {
+            // Whoever has it may be anchored on this CPU.
+            self.weigh_anchor();
+            return Spun::Slept;
+        };
         if let Some(anchor) = &mut self.anchor {
             anchor.drop_down();
         }

@@ -110,20 +110,8 @@ impl Session {
         self.core.end_session(self.id).map(drop)
     }
 
-    /// Whether the request is known to wait, for a disk or for somebody else's copy.
+    /// Whether the request is known to wait for a disk.
     pub fn may_block(&self, request: &Request) -> bool {
-        // The root's number is no file's: which lock it has does not matter.
-        let held = |exclusive| self.branch.contents.is_held(ObjectId(request.node.0), exclusive);
-        if let wire::Op::SetAttr(set) = &request.op {
-            let of_content = set.size.is_some() || set.atime.is_some() || set.mtime.is_some();
-            return of_content && held(true);
-        }
-        if matches!(request.op, wire::Op::Write { .. }) {
-            return held(false);
-        }
-        if let wire::Op::Open { flags, .. } = request.op {
-            return flags & libc::O_TRUNC as u32 != 0 && held(true);
-        }
         if let wire::Op::Rename { name, new_parent, new_name, flags } = &request.op {
             return self.would_sync(request.node, name, (*new_parent, new_name), *flags);
         }

@@ -80,15 +80,6 @@ impl ContentLocks {
     pub fn shared(&self, object: ObjectId) -> RwLockReadGuard<'_, ()> {
         self.of(object).read().unwrap_or_else(PoisonError::into_inner)
     }
-    /// Whether taking the lock would wait now: for a copy-up, or (`exclusive`) for anybody.
-    pub fn is_held(&self, object: ObjectId, exclusive: bool) -> bool {
-        use std::sync::TryLockError::WouldBlock;
-        if exclusive {
-            matches!(self.of(object).try_write(), Err(WouldBlock))
-        } else {
-            matches!(self.of(object).try_read(), Err(WouldBlock))
-        }
-    }
     /// To copy up or to change the size.
     pub fn exclusive(&self, object: ObjectId) -> RwLockWriteGuard<'_, ()> {
         self.of(object).write().unwrap_or_else(PoisonError::into_inner)

@@ -20,7 +20,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -145,6 +145,8 @@ pub(super) struct Link {
     ending: AtomicBool,
     /// Held by the service thread that takes the next request.
     pub(super) intake: Mutex<()>,
+    /// Service threads that a request holds up and that were relieved.
+    pub(super) relieved: Arc<AtomicUsize>,
     /// Threads and queued requests that still use the shared memory.
     holds: Mutex<usize>,
     released: Condvar,
@@ -194,6 +196,7 @@ impl Link {
             ended: Doorbell::create()?,
             ending: AtomicBool::new(false),
             intake: Mutex::new(()),
+            relieved: Arc::default(),
             holds: Mutex::new(0),
             released: Condvar::new(),
             frontend_pid,

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread::{JoinHandle, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Between two looks.
 const TICK: Duration = Duration::from_millis(1);
@@ -20,8 +20,12 @@ const TICK: Duration = Duration::from_millis(1);
 const QUIET: u32 = 50;
 /// The longest sleep: a wake that got lost costs no more than this.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
-/// Most threads that are held up and relieved at once; beyond, mounts wait for their requests.
-const RELIEVED_MAX: usize = 256;
+/// Most threads of one mount that are held up and relieved at once, and of all: beyond, a mount waits for its
+/// requests.
+const RELIEVED_MAX: usize = 32;
+const RELIEVED_ALL_MAX: usize = 1024;
+/// After a thread could not be started, none is for so long.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Begins a service thread for a link, in relief of another.
 pub(super) type Begin = Box<dyn Fn(&Arc<Link>) -> io::Result<()> + Send + Sync>;
@@ -33,6 +37,8 @@ pub(super) struct Watched {
     /// Raised at the beginning and at the end of each request: odd within one.
     steps: AtomicU64,
     relieved: AtomicBool,
+    /// Threads of the same link that are relieved.
+    of_link: Arc<AtomicUsize>,
     shared: Arc<Shared>,
 }
 
@@ -57,6 +63,7 @@ impl Drop for Watched {
     fn drop(&mut self) {
         if self.is_relieved() {
             self.shared.relieved.fetch_sub(1, Ordering::Relaxed);
+            self.of_link.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -68,6 +75,21 @@ struct Shared {
     ending: AtomicBool,
     watch: Mutex<Option<Thread>>,
     relieved: AtomicUsize,
+    refused: Refused,
+}
+
+/// When a thread could not be started last.
+#[derive(Debug, Default)]
+struct Refused(Mutex<Option<Instant>>);
+
+impl Refused {
+    fn note(&self) {
+        *lock(&self.0) = Some(Instant::now());
+    }
+
+    fn is_recent(&self) -> bool {
+        lock(&self.0).is_some_and(|at| at.elapsed() < REFUSED_PAUSE)
+    }
 }
 
 impl Shared {
@@ -117,6 +139,7 @@ impl Relief {
     pub(super) fn watch(&self, link: &Arc<Link>) -> Arc<Watched> {
         let watched = Arc::new(Watched {
             link: Arc::downgrade(link),
+            of_link: Arc::clone(&link.relieved),
             steps: AtomicU64::new(0),
             relieved: AtomicBool::new(false),
             shared: Arc::clone(&self.shared),
@@ -144,22 +167,23 @@ fn watch(shared: &Shared, begin: &Begin) {
         quiet = if look(shared, begin) { 0 } else { quiet + 1 };
         if quiet < QUIET {
             std::thread::park_timeout(TICK);
-        } else {
-            rest(shared, begin);
+        } else if rest(shared, begin) {
             quiet = 0;
         }
     }
 }
 
-/// Sleeps until a request runs.
-fn rest(shared: &Shared, begin: &Begin) {
+/// Sleeps until a request runs; false when none did.
+fn rest(shared: &Shared, begin: &Begin) -> bool {
     shared.sleeping.store(true, Ordering::Relaxed);
     // Pairs with the fence in `wake`.
     fence(Ordering::SeqCst);
-    if !look(shared, begin) && !shared.ending.load(Ordering::Acquire) {
+    let active = look(shared, begin);
+    if !active && !shared.ending.load(Ordering::Acquire) {
         std::thread::park_timeout(SLEEP_MAX);
     }
-    shared.sleeping.store(false, Ordering::Relaxed);
+    // Whoever woke the watch has taken the flag down.
+    !shared.sleeping.swap(false, Ordering::Relaxed) || active
 }
 
 /// Looks at every thread, and relieves those that are where they were; whether any request ran.
@@ -177,27 +201,32 @@ fn look(shared: &Shared, begin: &Begin) -> bool {
             active = true;
         } else if steps & 1 != 0 {
             active = true;
-            held_up.push(thread);
+            held_up.push((thread, steps));
         }
         true
     });
     // Without the lock: whoever begins is watched, too.
-    for thread in held_up {
-        relieve(shared, begin, &thread);
+    for (thread, steps) in held_up {
+        relieve(shared, begin, &thread, steps);
     }
     active
 }
 
-fn relieve(shared: &Shared, begin: &Begin, thread: &Arc<Watched>) {
+fn relieve(shared: &Shared, begin: &Begin, thread: &Watched, steps: u64) {
     let Some(link) = thread.link.upgrade().filter(|link| !link.is_ending()) else { return };
-    if shared.relieved.load(Ordering::Relaxed) >= RELIEVED_MAX {
+    let full = thread.of_link.load(Ordering::Relaxed) >= RELIEVED_MAX
+        || shared.relieved.load(Ordering::Relaxed) >= RELIEVED_ALL_MAX;
+    // Meanwhile it may have gone on.
+    if full || shared.refused.is_recent() || thread.steps.load(Ordering::Acquire) != steps {
         return;
     }
     if let Err(error) = begin(&link) {
-        tracing::warn!(%error, "a mount waits for a slow request: no thread can be started in relief");
+        tracing::warn!(%error, "mounts wait for slow requests: no thread can be started in relief");
+        shared.refused.note();
         return;
     }
     shared.relieved.fetch_add(1, Ordering::Relaxed);
+    thread.of_link.fetch_add(1, Ordering::Relaxed);
     thread.relieved.store(true, Ordering::Release);
 }
 

@@ -58,9 +58,10 @@ impl<D: Daemon> Session<D> {
         if self.more_replies || self.must_ask_again() || (self.readable && self.may_take()) {
             return Ok(Life::Goes);
         }
-        // Most replies are there before this thread would be asleep.
-        let awaits = self.daemon.connected() && self.daemon.transport_ref().in_flight() > 0;
-        if awaits && self.daemon.transport().linger() {
+        // Most replies are there before this thread would be asleep. Those of requests that were waited for before
+        // take longer, and meanwhile the kernel may have another.
+        let awaits = std::mem::take(&mut self.submitted) && self.daemon.transport_ref().in_flight() > 0;
+        if awaits && self.daemon.connected() && self.daemon.transport().linger() {
             return Ok(Life::Goes);
         }
         // Without a daemon no reply comes, and a ring that it broke would never let us sleep.

@@ -1,6 +1,5 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
-use crate::core::ids::ObjectId;
 use crate::core::session::Session;
 use crate::core::tests::Rig;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -61,19 +60,4 @@ fn what_lies_in_memory_is_read_at_once_and_what_does_not_is_left_for_another_thr
         assert_eq!(cold, Reply::Error(WAITS));
     }
     assert!(!super::is_active(), "the thread still must not wait");
-}
-
-#[test]
-fn a_write_or_truncation_does_not_wait_for_somebody_elses_copy() {
-    let rig = Rig::new(|base| std::fs::write(base.join("f"), "base").unwrap());
-    let mut attempt = attempts(&rig);
-    let Reply::Entry(entry) = attempt(NodeId::ROOT, Op::Lookup { name: b"f".to_vec() }) else { panic!("no entry") };
-    let truncate = || Op::Open { flags: libc::O_TRUNC as u32 | libc::O_WRONLY as u32, kill_suidgid: false };
-    let write = || Op::Write { fh: 0, offset: 0, kill_suidgid: false };
-    assert!(matches!(attempt(entry.node, truncate()), Reply::Opened(_)));
-    let copy = rig.branch.contents.exclusive(ObjectId(entry.node.0));
-    assert_eq!(attempt(entry.node, truncate()), Reply::Error(WAITS));
-    assert_eq!(attempt(entry.node, write()), Reply::Error(WAITS));
-    drop(copy);
-    assert!(matches!(attempt(entry.node, truncate()), Reply::Opened(_)));
 }

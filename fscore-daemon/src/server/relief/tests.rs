@@ -48,3 +48,22 @@ fn the_watch_sleeps_while_nothing_runs_and_is_woken() {
         eventually("the watch sleeps", || relief.shared.sleeping.load(Ordering::Relaxed));
     }
 }
+
+#[test]
+fn what_is_forgotten_is_forgotten_before_the_next_request_begins() {
+    let running = with_branch("a");
+    let mut frontend = Frontend::new(1, false);
+    frontend.attach(&running, "a").unwrap();
+    let branch = running.daemon.branches.find("a").unwrap();
+    let branch = running.daemon.core.branch(branch).unwrap();
+    // Whoever runs a request looks at the branch; so long the forgetting takes.
+    let held = branch.view_mut();
+    frontend.submit(Op::Forget { count: 0 });
+    frontend.submit(Op::GetAttr);
+    std::thread::sleep(TICK * 20);
+    let relief = running.daemon.crew.relief();
+    assert_eq!(relief.shared.relieved.load(Ordering::Relaxed), 0, "a request overtook the forgetting");
+    drop(held);
+    assert_eq!(frontend.complete(), Reply::Ok);
+    assert!(matches!(frontend.complete(), Reply::Attr { .. }));
+}
