@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 const BACK_OFF_SHARE: u32 = 10;
 const BACK_OFF_MIN: Duration = Duration::from_millis(5);
 const BACK_OFF_MAX: Duration = Duration::from_millis(200);
+/// How long a daemon may take to answer an attach once requests are given up: each of them waits for that.
+const ANSWER_LATE: Duration = Duration::from_secs(1);
 /// A connection that lasted so long is not expected to end at once again.
 const SETTLED: Duration = Duration::from_secs(1);
 /// How long an unmounted frontend tries to tell a daemon that is away.
@@ -137,7 +139,16 @@ impl ShmDaemon {
             read_only: self.mount.read_only,
             epoch,
         };
-        handshake::attach(&self.socket, &attach, &self.fds)
+        handshake::attach_within(&self.socket, &attach, &self.fds, self.answer_max())
+    }
+
+    /// How long the daemon may take to answer: requests must be given up in time, and nobody else does it meanwhile.
+    fn answer_max(&self) -> Duration {
+        let left = |limit: Duration| match limit.saturating_sub(self.away.elapsed()) {
+            Duration::ZERO => ANSWER_LATE,
+            left => left,
+        };
+        self.limit.map_or(handshake::ANSWER_MAX, left).min(handshake::ANSWER_MAX)
     }
 
     /// Puts the next look at the daemon off.
@@ -176,6 +187,10 @@ impl Daemon for ShmDaemon {
 
     fn slots(&self) -> usize {
         self.transport.slots()
+    }
+
+    fn occupied(&self) -> usize {
+        self.transport.occupied()
     }
 
     fn left_behind(&self) -> Vec<LeftBehind> {

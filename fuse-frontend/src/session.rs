@@ -48,6 +48,8 @@ pub(crate) trait Daemon {
     fn transport_ref(&self) -> &Self::Transport;
     /// How many slots there are.
     fn slots(&self) -> usize;
+    /// How many of them hold requests, those that were given up included.
+    fn occupied(&self) -> usize;
     /// What a former frontend left under way.
     fn left_behind(&self) -> Vec<LeftBehind>;
     /// The highest number of the kernel's that was ever submitted, as far as is known.
@@ -221,7 +223,7 @@ impl<D: Daemon> Session<D> {
     /// Whether a request may be submitted. One slot always stays free: with it a frontend that takes over
     /// from us reads what is resent, while the replies in all others wait for that.
     fn may_submit(&self) -> bool {
-        self.daemon.transport_ref().in_flight() + 1 < self.daemon.slots()
+        self.daemon.occupied() + 1 < self.daemon.slots()
     }
 
     /// Whether a request may be read, and a lease to read it into.

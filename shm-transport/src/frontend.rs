@@ -59,6 +59,7 @@ pub struct ShmTransport {
     /// Slots whose reply lay there when an epoch began.
     ready: VecDeque<SlotIndex>,
     in_flight: usize,
+    cancelled: usize,
     /// Requests were given up in this epoch: what its daemon still completes is not looked at.
     fenced: bool,
     epoch: u32,
@@ -114,6 +115,7 @@ impl ShmTransport {
             session: SessionId(map.header.session.load(Relaxed)),
             first,
             in_flight: records.iter().filter(|r| matches!(r.mine, Mine::InFlight(_))).count(),
+            cancelled: records.iter().filter(|r| matches!(r.mine, Mine::Cancelled(_))).count(),
             records,
             free,
             ready: VecDeque::new(),
@@ -187,6 +189,7 @@ impl ShmTransport {
             if slot::cancel(&record.shared.header.state, record.generation) {
                 record.mine = Mine::Cancelled(id);
                 self.in_flight -= 1;
+                self.cancelled += 1;
                 cancelled.push((id, index));
             } else if !self.ready.contains(&index) {
                 self.ready.push_back(index);
@@ -216,6 +219,7 @@ impl ShmTransport {
                 self.free.push(SlotIndex(self.first + at as u32));
             }
         }
+        self.cancelled = 0;
     }
 
     /// The region's header.
@@ -274,6 +278,11 @@ impl ShmTransport {
             return None;
         }
         wire::decode_request(private).ok()
+    }
+
+    /// Slots that no lease can have: under way, or given up and not free before a daemon attached.
+    pub fn occupied(&self) -> usize {
+        self.in_flight + self.cancelled
     }
 
     /// Slots of this queue pair.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Longest wait for the answer to an attach. A daemon that just started may still recover its store.
-const ANSWER_MAX: Duration = Duration::from_mins(1);
+pub const ANSWER_MAX: Duration = Duration::from_mins(1);
 
 /// What an attach says of the session.
 #[derive(Debug, Clone)]
@@ -56,8 +56,18 @@ impl AsFd for Connection {
 /// Attaches the session to the daemon that listens on `socket`. Errors for which
 /// [`is_transient`] holds go away when a daemon is back.
 pub fn attach(socket: &Path, attach: &Attach, fds: &SessionFds) -> Result<Connection, ClientError> {
+    attach_within(socket, attach, fds, ANSWER_MAX)
+}
+
+/// As [`attach`], for who cannot wait so long for the answer. Not zero.
+pub fn attach_within(
+    socket: &Path,
+    attach: &Attach,
+    fds: &SessionFds,
+    answer_max: Duration,
+) -> Result<Connection, ClientError> {
     let mut client = Client::connect(socket)?;
-    client.set_timeout(Some(ANSWER_MAX)).map_err(|e| ClientError::Line(e.into()))?;
+    client.set_timeout(Some(answer_max)).map_err(|e| ClientError::Line(e.into()))?;
     let command = Command::Attach {
         session: attach.session,
         branch: attach.branch.clone(),

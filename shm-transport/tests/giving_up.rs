@@ -100,11 +100,16 @@ fn a_frontend_that_takes_over_finds_what_was_given_up_and_does_not_submit_it() {
     let mut end = ShmTransport::attach(&fds).unwrap().pop().unwrap();
     assert_eq!(end.given_up(), [RequestId(1)]);
     assert_eq!(end.in_flight_ids().len(), 1);
+    assert_eq!((end.in_flight(), end.occupied()), (1, 2), "no slot that a lease can have");
     let new = daemon_for(&fds, &mut end);
     assert_eq!(new.pop().unwrap().unwrap().context().id, RequestId(2));
     assert!(new.pop().unwrap().is_none());
     end.attached();
     assert_eq!(end.given_up(), []);
+    assert_eq!(end.occupied(), 1);
+    submit(&mut end, 3);
+    assert_eq!(cancelled(&mut end, |id| id.0 == 3), [3]);
+    assert_eq!((end.in_flight(), end.occupied()), (1, 2));
 }
 
 /// A daemon that runs requests as fast as it can, while the frontend, which took it for dead, gives up.

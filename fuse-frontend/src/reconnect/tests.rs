@@ -1,7 +1,12 @@
-use super::{BACK_OFF_MAX, BACK_OFF_MIN, pause};
+#![allow(clippy::unwrap_used, reason = "tests")]
+use super::{ANSWER_LATE, BACK_OFF_MAX, BACK_OFF_MIN, ShmDaemon, pause};
+use crate::session::Daemon;
+use shm_transport::control::holder::MountName;
 use shm_transport::wire::SessionId;
+use shm_transport::{Geometry, SessionFds};
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
 
 #[test]
 fn pauses_grow_to_a_bound_and_differ_between_mounts() {
@@ -12,4 +17,25 @@ fn pauses_grow_to_a_bound_and_differ_between_mounts() {
     assert!(of(60_000, 63) < BACK_OFF_MAX * 3 / 2);
     let moments: BTreeSet<Duration> = (0..64).map(|session| of(60_000, session)).collect();
     assert_eq!(moments.len(), 64, "none with another");
+}
+
+#[test]
+fn a_daemon_that_never_answers_does_not_put_the_limit_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    let _silent = UnixListener::bind(&socket).unwrap();
+    let session = SessionId(7);
+    let fds = SessionFds::create(Geometry { queues: 1, slots: 8 }, session).unwrap();
+    fds.header().unwrap().set_give_up_after(Some(Duration::from_secs(2)));
+    let mount = MountName { session, branch: "a".into(), mountpoint: dir.path().into(), read_only: false };
+    let began = Instant::now();
+    let mut daemon = ShmDaemon::new(mount, socket, fds, Box::new(|_| ()), Box::new(|_| ()), false).unwrap();
+    // The limit itself, and then a second.
+    for (tried, past) in [(1, Duration::from_secs(2)), (2, Duration::from_secs(2) + ANSWER_LATE)] {
+        assert!(!daemon.retry());
+        assert_eq!(daemon.gives_up_in(), Some(Duration::ZERO), "after attempt {tried}");
+        // What the machine may be late by; without the bound it is a minute.
+        assert!(began.elapsed() < past + Duration::from_secs(20), "attempt {tried}: {:?}", began.elapsed());
+    }
+    assert!(began.elapsed() >= Duration::from_secs(2) + ANSWER_LATE, "it was given no time to answer");
 }

@@ -33,6 +33,9 @@ impl Daemon for Here {
     fn slots(&self) -> usize {
         8
     }
+    fn occupied(&self) -> usize {
+        self.0.in_flight()
+    }
     fn left_behind(&self) -> Vec<LeftBehind> {
         Vec::new()
     }
