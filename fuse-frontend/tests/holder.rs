@@ -129,6 +129,23 @@ fn a_new_mount_outlives_the_death_of_its_first_frontend() {
 }
 
 #[test]
+fn an_upgrade_leaves_a_new_frontend_that_waits_to_be_let_in_alone() {
+    if !can_mount() {
+        return;
+    }
+    let world = World::new();
+    world.await_holder();
+    assert!(world.mount("good").status.success());
+    let old = world.frontend();
+    let upgraded = world.client().upgrade().unwrap();
+    assert_eq!((upgraded.frontends, upgraded.later), (0, vec![world.mnt()]));
+    assert_ne!(world.frontend(), old);
+    let held = world.client().mounts().unwrap().remove(0);
+    assert_eq!((held.restarts, held.trouble), (0, None));
+    world.succeed("echo there > $1/f; grep there $1/f");
+}
+
+#[test]
 fn a_frontend_that_cannot_live_is_told_and_not_started_without_a_pause() {
     if !can_mount() {
         return;

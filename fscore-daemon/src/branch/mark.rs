@@ -72,7 +72,7 @@ impl Branches {
             Command::SnapshotDelete { .. } | Command::BranchDelete { .. } => Ok(recorded),
             Command::Status
             | Command::Shutdown
-            | Command::HandOver
+            | Command::HandOver { .. }
             | Command::BranchList { .. }
             | Command::BranchShow { .. }
             | Command::SnapshotList { .. }

@@ -124,7 +124,7 @@ impl Branches {
             Command::Status
             | Command::Fsck
             | Command::Shutdown
-            | Command::HandOver
+            | Command::HandOver { .. }
             | Command::Mounts
             | Command::Attach { .. }
             | Command::Detach { .. }

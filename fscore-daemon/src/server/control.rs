@@ -166,7 +166,11 @@ fn understand(line: &Line) -> Result<Command, Failure> {
 fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer, stream: &UnixStream) -> Outcome {
     let done = catch_unwind(AssertUnwindSafe(|| match command {
         Command::Shutdown => Outcome::Stop,
-        Command::HandOver => {
+        Command::HandOver { pid: Some(pid) } if i32::try_from(std::process::id()) != Ok(pid) => {
+            let message = format!("the daemon {pid}, which is to hand over, does not serve any more");
+            Outcome::Answer(Err(refuse(ErrorCode::NotFound, message).done()))
+        }
+        Command::HandOver { .. } => {
             daemon.prepare_hand_over();
             Outcome::Stop
         }

@@ -157,7 +157,7 @@ fn changes(command: &Command) -> bool {
         | Command::SnapshotDelete { .. } => true,
         Command::Status
         | Command::Shutdown
-        | Command::HandOver
+        | Command::HandOver { .. }
         | Command::BranchList { .. }
         | Command::BranchShow { .. }
         | Command::SnapshotList { .. }
@@ -200,7 +200,7 @@ fn carry_out(daemon: &Daemon, session: &Session, ctx: &Context, mut command: Com
         | Command::SnapshotList { .. }
         | Command::Diff { .. } => control::of_branches(daemon, &command, None, None),
         Command::Shutdown
-        | Command::HandOver
+        | Command::HandOver { .. }
         | Command::BranchCreate { .. }
         | Command::BranchDelete { .. }
         | Command::SnapshotCreate { .. }
@@ -231,7 +231,7 @@ fn mean_this_branch(daemon: &Daemon, session: &Session, command: &mut Command) -
         | Command::BranchCreate { from: Some(branch), .. } => Some(branch),
         Command::Status
         | Command::Shutdown
-        | Command::HandOver
+        | Command::HandOver { .. }
         | Command::BranchCreate { from: None, .. }
         | Command::BranchList { .. }
         | Command::BranchDelete { .. }

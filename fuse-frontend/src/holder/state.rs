@@ -110,7 +110,8 @@ impl Shared {
     /// The daemon `pid` said that it serves.
     pub(super) fn daemon_is_ready(&self, pid: u32) {
         let mut state = self.lock();
-        if state.daemon.keeper.pid() == i32::try_from(pid).ok() {
+        // One that was told to end is not who is waited for.
+        if state.daemon.keeper.pid() == i32::try_from(pid).ok() && !state.daemon.replaced {
             state.daemon.ready = true;
             state.daemon.served += 1;
             state.daemon.keeper.early_deaths = 0;

@@ -30,7 +30,7 @@ const END_MAX: Duration = Duration::from_millis(800);
 const DAEMON_MAX: Duration = Duration::from_secs(30);
 /// How long a frontend may take to end. Then it ends when its requests are done.
 const LEAVE_MAX: Duration = Duration::from_secs(2);
-/// How long a new frontend may take to be attached.
+/// How long a new frontend may take to be attached. Then one that lives is attached when it can be.
 const ATTACH_MAX: Duration = Duration::from_secs(10);
 /// How often it is looked for.
 const LOOK: Duration = Duration::from_millis(2);
@@ -136,6 +136,10 @@ impl Shared {
         tracing::error!(error = %failure, "the new daemon does not serve; the one before comes back");
         let mut state = self.lock();
         state.daemon.program = before;
+        // The one that is killed, should it be ready at last, is not the one before.
+        state.daemon.ready = false;
+        state.daemon.keeper.early_deaths = 0;
+        let served = state.daemon.served;
         if state.daemon.keeper.pid().is_some() {
             state.daemon.replaced = true;
             state.daemon.keeper.signal(Signal::SIGKILL);
@@ -155,7 +159,7 @@ impl Shared {
     fn end_daemon(&self, socket: &Path, old: i32) {
         let told = Client::connect(socket).and_then(|mut client| {
             client.set_timeout(Some(ANSWER_MAX)).map_err(|e| ClientError::Line(e.into()))?;
-            client.hand_over()
+            client.hand_over(old)
         });
         if let Err(error) = told {
             tracing::warn!(%error, "the daemon does not hand over; it is ended");
@@ -232,7 +236,9 @@ impl Shared {
                 return Ok(Replaced::Gone);
             }
             let (deaths, pid) = (mount.keeper.early_deaths, mount.keeper.pid());
-            let why = mount.held(Instant::now()).trouble;
+            let now = Instant::now();
+            let lives = pid.is_some() && mount.keeper.early_deaths_at(now) == 0;
+            let why = mount.held(now).trouble;
             drop(state);
             if deaths >= EARLY_DEATHS_MAX {
                 return Err(why.unwrap_or_else(|| "it dies as soon as it is started".into()));
@@ -241,6 +247,10 @@ impl Shared {
                 return Ok(Replaced::Within(left.elapsed()));
             }
             if left.elapsed() >= ATTACH_MAX {
+                if lives {
+                    // The daemon lets it in when what the one before had submitted has run.
+                    return Ok(Replaced::Later);
+                }
                 return Err(format!("it is not attached after {} s", ATTACH_MAX.as_secs()));
             }
             std::thread::sleep(LOOK);

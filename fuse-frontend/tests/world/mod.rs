@@ -85,11 +85,15 @@ impl Fake {
                     self.detaches.fetch_add(1, Ordering::SeqCst);
                     lines.write(&ok(serde_json::Value::Null)).ok();
                 }
+                // None of the frontends that it serves: as while they wait to be let in.
+                Ask::Mounts => {
+                    lines.write(&ok(serde_json::json!([]))).ok();
+                }
                 Ask::Status => {
                     let message = "the test has no state".into();
                     lines.write(&Answer::Error(Failure { code: ErrorCode::Internal, message, hint: None })).ok();
                 }
-                Ask::Shutdown | Ask::HandOver => {
+                Ask::Shutdown | Ask::HandOver { .. } => {
                     let pid = self.stand_in.load(Ordering::SeqCst);
                     assert!(pid > 0, "nobody is to be shut down");
                     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();

@@ -127,9 +127,9 @@ impl Client {
         self.call(Command::Shutdown).map(drop)
     }
 
-    /// [`Command::HandOver`].
-    pub fn hand_over(&mut self) -> Result<(), ClientError> {
-        self.call(Command::HandOver).map(drop)
+    /// [`Command::HandOver`], of the daemon with this process id.
+    pub fn hand_over(&mut self, pid: i32) -> Result<(), ClientError> {
+        self.call(Command::HandOver { pid: Some(pid) }).map(drop)
     }
 
     /// [`Command::BranchCreate`].

@@ -124,7 +124,8 @@ pub struct Upgraded {
     pub frontends: u64,
     /// The longest time from the end of one until its successor was attached, in milliseconds.
     pub frontend_ms_max: u64,
-    /// Mounts whose frontend still has requests under way that cannot be taken over: it is replaced when they are done.
+    /// Mounts whose frontend still has requests under way that cannot be taken over: it is replaced when they are done. Or the new
+    /// one waits until the daemon has run them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub later: Vec<PathBuf>,
 }

@@ -53,7 +53,11 @@ pub enum Command {
     Shutdown,
     /// The same for a successor that waits: what is acknowledged is made durable before anything stops, and requests
     /// that run for long are left to the successor. Data: null.
-    HandOver,
+    HandOver {
+        /// The daemon that is meant: another one, its successor perhaps, refuses.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<i32>,
+    },
     /// Make a branch. Data: [`BranchInfo`].
     BranchCreate {
         /// Its name.

@@ -1,5 +1,6 @@
 use super::*;
 use shm_transport::control::LINE_MAX;
+use shm_transport::control::client::ClientError;
 use shm_transport::stats::StatsReader;
 use shm_transport::wire::SessionId;
 
@@ -82,6 +83,17 @@ fn shutdown_answers_then_ends_and_leaves_no_socket() {
     assert!(sample.ended);
     assert!(sample.counters.contains(&("control_calls", 1)));
     assert_eq!(StatsReader::open(&running.paths.store).unwrap_err().kind(), io::ErrorKind::NotFound);
+}
+
+#[test]
+fn a_daemon_hands_over_only_when_it_is_meant() {
+    let mut running = start();
+    let own = std::process::id() as i32;
+    let refused = running.client().hand_over(own + 1).unwrap_err();
+    assert!(matches!(refused, ClientError::Refused(failure) if failure.code == ErrorCode::NotFound));
+    running.client().status().unwrap();
+    running.client().hand_over(own).unwrap();
+    running.join();
 }
 
 #[test]
