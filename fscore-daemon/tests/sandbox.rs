@@ -31,8 +31,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use support::{Daemon, Frontend, PATIENCE};
 
-/// A user that owns nothing here.
-const NOBODY: u32 = 65534;
+/// A user that owns nothing here. Not 65534, which stands for any owner that is not known, and is trusted by nobody.
+const NOBODY: u32 = 65533;
 /// Tells the inner test where it works.
 const PLACE: &str = "AGENTFS_TEST_PLACE";
 

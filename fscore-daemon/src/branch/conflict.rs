@@ -164,6 +164,7 @@ fn judge(tree: &mut Tree<'_>, preimages: &Preimages<'_>, path: &[u8], entry: &En
         Some(dir) => preimages.name(dir, name)?,
         None => Was::Unknown,
     };
+    let forgotten = matches!(was, Was::Unknown);
     let Some(stat) = entry.base else {
         if let Was::Object(_) = was {
             return Ok(Some(DELETED_THERE));
@@ -196,6 +197,14 @@ fn judge(tree: &mut Tree<'_>, preimages: &Preimages<'_>, path: &[u8], entry: &En
             }
         }
         Was::Object(_) | Was::Unknown => {}
+    }
+    // Every change of a name in a base directory notes what was there. Without the note it was made before a commit,
+    // which forgets them, and somebody went back to it: the base has another object at the name since.
+    if forgotten
+        && let Some(dir) = dir.filter(|dir| dir.is_base())
+        && view.dirent(dir, name)?.is_some()
+    {
+        return Ok(Some(UNKNOWN));
     }
     Ok(match preimages.object(stat.object)? {
         Some(then) if differs(&then, &stat.identity()) => Some(changed),

@@ -166,12 +166,15 @@ impl Branches {
     pub(super) fn reclaim_unreachable(&self, ids: &BTreeSet<BranchId>) -> FsResult<()> {
         let store = self.core.store.as_ref();
         let mut reached = BTreeSet::new();
+        // Where a branch was made from is asked for by its next merge.
         let heads = scan(store, &keys::prefix(b'B', &[]), |_, value| {
-            crate::core::record::BranchRecord::decode(value).ok().map(|r| r.head)
+            let record = crate::core::record::BranchRecord::decode(value).ok()?;
+            Some([Some(record.head), record.from.map(|(_, epoch)| epoch)])
         })?;
+        let heads = heads.into_iter().flatten().flatten();
         let frozen =
             scan(store, &keys::prefix(b'S', &[]), |_, value| SnapshotRecord::decode(value).ok().map(|r| r.epoch))?;
-        for epoch in heads.into_iter().chain(frozen) {
+        for epoch in heads.chain(frozen) {
             if reached.insert(epoch) {
                 reached.extend(self.core.chain(epoch)?.iter().copied());
             }

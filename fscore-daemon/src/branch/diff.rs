@@ -79,10 +79,20 @@ impl<'a> Comparison<'a> {
         Ok(it)
     }
 
-    /// Leaves the base's at a path; `false` where the base's directory above goes.
+    /// Leaves the base's at a path; `false` where the base's directory above goes, and where something of the base was
+    /// moved to the path or below: it would stay nowhere.
     pub(super) fn keep(&mut self, path: &[u8]) -> bool {
         let goes = |entry: &Entry| matches!(entry.kind, ChangeKind::Deleted | ChangeKind::Retyped);
         if ancestors(path).any(|above| self.entries.get(above).is_some_and(goes)) {
+            return false;
+        }
+        let within = |at: &[u8]| {
+            path.is_empty() || at.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        };
+        let came = |entry: &Entry| {
+            entry.branch.is_some_and(|o| o.is_base() && entry.base.as_ref().is_none_or(|stat| stat.object != o))
+        };
+        if self.entries.iter().any(|(at, entry)| within(at) && came(entry)) {
             return false;
         }
         let both_directories = self.entries.get(path).is_none_or(|entry| {

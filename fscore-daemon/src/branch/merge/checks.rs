@@ -2,7 +2,7 @@
 //! something is, or comes to be, in them.
 
 use super::super::paths::Name;
-use super::{ADDED_THERE, DIRECTORY_GONE, LOOP, Merge, is_there};
+use super::{ADDED_THERE, DIRECTORY_GONE, LOOP, MOVED, Merge, is_there};
 use crate::core::error::FsResult;
 use crate::core::ids::ObjectId;
 use shm_transport::control::Side;
@@ -13,6 +13,9 @@ impl Merge<'_> {
     /// Checks, and mends what a preference decides, until nothing is left to mend.
     pub(super) fn check(&mut self) -> FsResult<()> {
         while self.keep_filled()? || self.drop_placeless()? {}
+        if !self.preferences.0.is_empty() {
+            self.find_lost()?;
+        }
         self.find_loops()
     }
 
@@ -88,6 +91,29 @@ impl Merge<'_> {
             }
         }
         Ok(homeless.iter().any(|place| !self.names.contains_key(place)))
+    }
+
+    /// What both sides have, and the result would not: preferences that decide one end of a move and not the other.
+    fn find_lost(&mut self) -> FsResult<()> {
+        let named: BTreeSet<ObjectId> = self.names.values().flatten().map(|(object, _)| *object).collect();
+        let mut dropped = Vec::new();
+        for (place, entry) in &self.names {
+            if let Some((object, kind)) = self.theirs.child(place.0, &place.1)?
+                && entry.is_none_or(|(new, _)| new != object)
+                && !named.contains(&object)
+            {
+                dropped.push((place.clone(), object, kind));
+            }
+        }
+        for (place, object, kind) in dropped {
+            let stays = kind != FileKind::Directory
+                && self.theirs.places(object)?.iter().any(|(_, at)| !self.names.contains_key(at));
+            if !stays && is_there(&mut self.ours, object, kind)? {
+                let path = self.path_of(place.0, &place.1)?;
+                self.conflicts.insert(path, MOVED);
+            }
+        }
+        Ok(())
     }
 
     /// Directories that ours moved into one that theirs moved into them.

@@ -40,6 +40,7 @@ const DELETED_HERE: &str = "deleted here, modified in the parent";
 const ADDED_THERE: &str = "deleted here, added in the parent";
 const DIRECTORY_GONE: &str = "added here, its directory deleted in the parent";
 const LOOP: &str = "moved into each other";
+const MOVED: &str = "moved, and its new place is the other side's";
 
 /// Where a name leads.
 type Entry = Option<(ObjectId, FileKind)>;

@@ -101,7 +101,8 @@ impl Branches {
         let head = self.core.new_epoch().map_err(fail)?;
         batch.put(keys::snapshot(id, &snapshot), SnapshotRecord { epoch: now.head(), created }.encode());
         batch.put(keys::epoch(head), EpochRecord { parent: continued, branch: id }.encode());
-        batch.put(keys::branch(id), BranchRecord { head, ..record }.encode());
+        let from = if paths.is_empty() { self.fork_in(&record, &then).map_err(failed)? } else { record.from };
+        batch.put(keys::branch(id), BranchRecord { head, from, ..record }.encode());
         // Younger than the snapshot that it may go on from; what it refers to must be there after a power loss.
         self.core.contents.sync_all().map_err(|e| fail_store("make contents durable", &e))?;
         self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
@@ -110,6 +111,19 @@ impl Branches {
         self.core.store.sync().map_err(|e| fail(e.into()))?;
         undone.snapshot = Some(snapshot);
         Ok(undone)
+    }
+
+    /// The fork point of a branch that goes on from `then`: the state of its parent that this goes on from. None when
+    /// it goes on from none, as the base does: it is the parent's child no longer.
+    fn fork_in(&self, record: &BranchRecord, then: &View) -> FsResult<Option<(BranchId, EpochId)>> {
+        let Some((parent, _)) = record.from else { return Ok(None) };
+        for &epoch in then.chain.iter() {
+            let bytes = self.core.store.get(&keys::epoch(epoch)).ok_or(FsError::Damaged("epoch missing"))?;
+            if EpochRecord::decode(&bytes)?.branch == parent {
+                return Ok(Some((parent, epoch)));
+            }
+        }
+        Ok(None)
     }
 
     fn goal(&self, id: BranchId, record: &BranchRecord, request: &Undo<'_>) -> Result<Goal, Failure> {
@@ -216,8 +230,15 @@ impl Merge<'_> {
                 }
             }
         }
-        let dir = self.home(dir)?;
-        self.names.insert((dir, name.to_vec()), then);
+        let home = self.home(dir)?;
+        if home != dir
+            && let Some(path) = self.ours.directory(dir)?
+            && below(paths, &path)
+        {
+            // Put back itself, it would take the other's place, and what comes back would lie in the other.
+            self.conflicts.insert(path, "another directory was made in its place since");
+        }
+        self.names.insert((home, name.to_vec()), then);
         Ok(())
     }
 

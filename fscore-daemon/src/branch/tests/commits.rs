@@ -1,7 +1,9 @@
 use super::{World, create};
 use crate::core::member::Member;
 use crate::core::record::DirentRecord;
-use shm_transport::control::{BranchInfo, Command, CommitPlan, ErrorCode, PlanBody, PlanStep, SnapshotInfo};
+use shm_transport::control::{
+    BranchInfo, Command, CommitPlan, ErrorCode, PlanBody, PlanStep, Preference, Side, SnapshotInfo, Undone,
+};
 use shm_transport::wire::{FileKind, SessionId};
 use std::fs;
 use std::path::Path;
@@ -295,4 +297,40 @@ fn a_plan_says_what_each_step_must_find() {
     let names = [("d", Some(d.0)), ("f", Some(f.0)), ("new", None)];
     assert_eq!(expected, names.map(|(path, ino)| (path.to_owned(), ino)));
     assert_eq!(inside, [g.0]);
+}
+
+#[test]
+fn what_was_moved_does_not_vanish_where_the_base_wins_its_new_place() {
+    let world = World::new();
+    let id = world.make("a");
+    let root = world.ino("");
+    world.mode(id, "f", 0o600);
+    world.name(id, root, "f", DirentRecord::Whiteout);
+    world.name(id, root, "z", DirentRecord::Entry { object: world.ino("f"), kind: FileKind::Regular });
+    world.add_in_base("z", "of the host");
+    let prefer = vec![Preference { path: ".".into(), side: Side::Theirs }];
+    let plan: CommitPlan = world.ask(&Command::CommitPrepare { branch: "a".into(), dry_run: true, prefer }).unwrap();
+    let paths: Vec<_> = plan.conflicts.iter().map(|c| c.path.as_str()).collect();
+    assert_eq!(paths, ["z"]);
+}
+
+#[test]
+fn after_a_way_back_over_a_commit_the_hosts_later_edits_are_conflicts() {
+    let world = World::new();
+    let id = world.make("a");
+    world.write(id, "f", "ONE");
+    world.add(id, world.ino(""), "new", "text");
+    world.snapshot("a", "s");
+    let plan = prepare(&world, false);
+    world.branches.handle(&Command::CommitFinish { id: plan.id }).unwrap();
+    // As a commit leaves it: other objects at these names. Then somebody edits them.
+    for name in ["f", "new"] {
+        let path = world.base().join(name);
+        fs::write(path.with_extension("tmp"), "later work of the host").unwrap();
+        fs::rename(path.with_extension("tmp"), path).unwrap();
+    }
+    let back = Command::Undo { branch: "a".into(), to: Some("s".into()), paths: Vec::new(), dry_run: false };
+    world.ask::<Undone>(&back).unwrap();
+    let found = conflicts(&world);
+    assert!(found.iter().any(|c| c.starts_with("f: ")) && found.iter().any(|c| c.starts_with("new: ")), "{found:?}");
 }

@@ -136,3 +136,21 @@ fn directories_moved_into_each_other_are_a_conflict() {
     let merged: Merged = world.ask(&preferring("c", true, &[(".", Side::Ours)])).unwrap();
     assert!(!merged.applied);
 }
+
+#[test]
+fn no_preference_decides_one_end_of_a_move() {
+    for into_parent in [true, false] {
+        let world = World::new();
+        let (p, c) = world.parent_and_child();
+        let root = world.ino("");
+        let f = world.ino("f");
+        world.mode(c, "f", 0o600);
+        world.name(c, root, "f", DirentRecord::Whiteout);
+        world.name(c, root, "z", DirentRecord::Entry { object: f, kind: FileKind::Regular });
+        world.add(p, root, "z", "by p");
+        let merged: Merged = world.ask(&preferring("c", into_parent, &[(".", Side::Theirs)])).unwrap();
+        assert!(!merged.applied, "{merged:?}");
+        world.applies(&preferring("c", into_parent, &[(".", Side::Ours)]));
+        world.shows(if into_parent { p } else { c }, "/z", "one");
+    }
+}

@@ -1,5 +1,6 @@
 //! The way back to an earlier state.
 
+use super::merges::merge;
 use super::{World, create};
 use crate::core::ids::BranchId;
 use crate::core::record::DirentRecord;
@@ -171,4 +172,50 @@ fn a_branch_goes_back_to_its_fork_point_and_is_merged_again() {
     world.undoes(&undo("c", None, &[]));
     assert!(world.ask::<Merged>(&again).unwrap().applied);
     world.shows(p, "/f", "by c");
+}
+
+#[test]
+fn what_the_parent_did_meanwhile_outlives_the_undo_of_a_refresh_or_merge() {
+    let world = World::new();
+    let p = world.make("p");
+    let c = world.fork("c", "p");
+    let root = world.ino("");
+    world.snapshot("c", "s");
+    world.add(p, root, "important", "x");
+    assert!(world.ask::<Merged>(&merge("c", false)).unwrap().applied);
+    world.undoes(&undo("c", Some("s"), &[]));
+    world.write(c, "f", "by c");
+    assert!(world.ask::<Merged>(&merge("c", true)).unwrap().applied);
+    world.shows(p, "/important", "x");
+    world.shows(p, "/f", "by c");
+    // The same after a merge into the parent.
+    world.add(p, root, "late", "y");
+    world.undoes(&undo("c", Some("s"), &[]));
+    world.add(c, root, "other", "z");
+    let merged: Merged = world.ask(&merge("c", true)).unwrap();
+    assert!(merged.applied, "{merged:?}");
+    for (path, text) in [("/important", "x"), ("/late", "y"), ("/other", "z")] {
+        world.shows(p, path, text);
+    }
+    // From the base alone it is nobody's child.
+    world.undoes(&undo("c", Some("@base"), &[]));
+    assert_eq!(world.refused(&merge("c", true)), ErrorCode::Usage);
+}
+
+#[test]
+fn a_directory_that_another_has_the_place_of_is_not_put_back_by_halves() {
+    let world = World::new();
+    let a = world.make("a");
+    let root = world.ino("");
+    let first = world.mkdir(a, root, "top");
+    let one = world.add(a, first, "one", "1");
+    world.snapshot("a", "s");
+    world.whiteout(a, first, "one", one);
+    world.whiteout(a, root, "top", first);
+    let second = world.mkdir(a, root, "top");
+    world.add(a, second, "new", "x");
+    assert_eq!(world.refused(&undo("a", Some("s"), &["top"])), ErrorCode::Usage);
+    world.shows(a, "/top/new", "x");
+    world.undoes(&undo("a", Some("s"), &[]));
+    world.same_as(a, "a@s");
 }
