@@ -188,9 +188,16 @@ fn check_diff(diff: &Changes, before: &Listing, after: &Listing, history: &str) 
     for path in before.keys().filter(|p| !after.contains_key(*p)) {
         expected.insert(path.strip_prefix(".").unwrap_or(path).display().to_string(), "deleted");
     }
+    // What is new where something else was moved away from, whatever it looks like.
+    let in_its_place = |path: &str| diff.kind(path) == Some("added") && diff.is_moved(path, false);
     for (path, kind) in &expected {
+        if in_its_place(path) {
+            continue;
+        }
         let optional = *kind == "modified";
-        if diff.kind(path).is_none_or(|kind| kind == "renamed") && diff.is_moved(path, *kind != "deleted") {
+        // What came along with a directory may have been changed, too.
+        let along = diff.kind(path).is_none_or(|found| found == "renamed" || found == "modified");
+        if along && diff.is_moved(path, *kind != "deleted") {
             continue;
         }
         let found = diff.kind(path).unwrap_or("(nothing)");
@@ -205,6 +212,9 @@ fn check_diff(diff: &Changes, before: &Listing, after: &Listing, history: &str) 
             };
             agree(&format!("before: {from:?}"), there(before, from), "there", history)?;
             agree(&format!("after: {:?}", change.path), there(after, &change.path), "there", history)?;
+            continue;
+        }
+        if in_its_place(&change.path) {
             continue;
         }
         let wanted = expected.get(&change.path).copied().unwrap_or("(nothing)");
