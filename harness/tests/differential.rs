@@ -196,7 +196,7 @@ fn check_diff(diff: &Changes, before: &Listing, after: &Listing, history: &str) 
         }
         let optional = *kind == "modified";
         // What came along with a directory may have been changed, too.
-        let along = diff.kind(path).is_none_or(|found| found == "renamed" || found == "modified");
+        let along = diff.kind(path).is_none_or(|found| ["renamed", "modified", "deleted"].contains(&found));
         if along && diff.is_moved(path, *kind != "deleted") {
             continue;
         }
@@ -214,7 +214,7 @@ fn check_diff(diff: &Changes, before: &Listing, after: &Listing, history: &str) 
             agree(&format!("after: {:?}", change.path), there(after, &change.path), "there", history)?;
             continue;
         }
-        if in_its_place(&change.path) {
+        if in_its_place(&change.path) || change.kind == "deleted" && diff.is_moved(&change.path, true) {
             continue;
         }
         let wanted = expected.get(&change.path).copied().unwrap_or("(nothing)");

@@ -177,15 +177,17 @@ impl<'a> Between<'a> {
             names.extend(self.new.names(dir)?);
         }
         left.extend(names.into_iter().map(|name| (old_inside, new_inside, name)));
+        // A directory that was moved to the place of another is not walked: what tells of it is its move.
+        let moved_over = came && !stays && is_dir(old).is_some() && is_dir(new).is_some();
         match (old, new) {
-            (Some((before, before_kind)), Some((after, after_kind))) if !stays => {
+            (Some((before, before_kind)), Some((after, after_kind))) if !stays && !moved_over => {
                 if let Some(path) = new_path {
                     let kinds = (before_kind, after_kind);
                     self.compare_pair(path, before, after, kinds)?;
                 }
             }
             _ => {
-                if let (Some((object, kind)), Some(path)) = (old, old_path) {
+                if let (Some((object, kind)), Some(path), false) = (old, old_path, moved_over) {
                     self.lost.entry(object).or_default().push(Loose { path, object, kind });
                 }
                 if let (Some((object, kind)), Some(path)) = (new, new_path) {
