@@ -109,6 +109,16 @@ pub fn resident(pid: i32) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
+/// CPU time that a process has used, in the kernel and outside.
+pub fn cpu_time(pid: i32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in brackets, may hold anything; `utime` and `stime` are the 12th and 13th field after it.
+    let ticks: u64 =
+        stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum();
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??.unsigned_abs();
+    Some(Duration::from_millis(ticks * 1000 / per_second.max(1)))
+}
+
 /// The processes of [`below`], for messages.
 pub fn describe(dir: &Path) -> String {
     below(dir)

@@ -1,22 +1,27 @@
-//! A branch mount beside the host directory, on one fresh file system.
+//! A branch mount beside the host directory and beside other file systems, all on one fresh ext4.
 //!
-//! Base, store and the host's own directory lie on one ext4 image over a loop device in `/dev/shm`;
-//! the two sides take turns within each round, so that a drift of the machine meets both.
+//! Base, store, the host's own directory and the layers of the others lie on one image over a loop device in `/dev/shm`;
+//! the sides take turns within each round, so that a drift of the machine meets all of them.
 
 mod image;
 mod load;
+mod meter;
 mod report;
 mod safety;
 mod scale;
+mod side;
+mod turn;
 
 use crate::world::World;
 use image::Image;
 use load::Inputs;
 use report::Report;
+use side::{Peer, Side};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use turn::Turn;
 
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
@@ -42,9 +47,21 @@ pub struct Options {
     /// Only these parts: `load`, `branch`, `walk`, `start`, `safety`.
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
+    /// Also run the workloads on overlayfs, fuse-overlayfs, and what `--passthrough-hp` names.
+    #[arg(long)]
+    pub peers: bool,
+    /// Where libfuse's example `passthrough_hp` is.
+    #[arg(long, value_name = "PROGRAM", requires = "peers")]
+    pub passthrough_hp: Option<PathBuf>,
     /// Write the results as JSON to this file.
     #[arg(long)]
     pub json: Option<PathBuf>,
+    /// Fail if a workload's ratio of mount to host is worse than in this file, which an earlier run wrote by `--json`.
+    #[arg(long, value_name = "FILE")]
+    pub baseline: Option<PathBuf>,
+    /// How many times the ratio of the baseline is still as good.
+    #[arg(long, default_value_t = 1.5, requires = "baseline")]
+    pub tolerance: f64,
 }
 
 /// Measures, prints, and cleans up, also on failure or when told to stop.
@@ -67,7 +84,16 @@ pub fn run(options: &Options) -> Result<(), String> {
         let text = serde_json::to_string_pretty(&report.json()).map_err(|e| e.to_string())?;
         std::fs::write(path, text + "\n").map_err(|e| format!("{}: {e}", path.display()))?;
     }
-    result
+    result?;
+    options.baseline.as_deref().map_or(Ok(()), |path| gate(&report, path, options.tolerance))
+}
+
+fn gate(report: &Report, baseline: &Path, tolerance: f64) -> Result<(), String> {
+    let failed = |e: &dyn std::fmt::Display| format!("{}: {e}", baseline.display());
+    let text = std::fs::read_to_string(baseline).map_err(|e| failed(&e))?;
+    let earlier = serde_json::from_str(&text).map_err(|e| failed(&e))?;
+    let worse = report.worse_than(&earlier, tolerance).map_err(|e| failed(&e))?;
+    if worse.is_empty() { Ok(()) } else { Err(format!("slower than the baseline:\n  {}", worse.join("\n  "))) }
 }
 
 fn measure(options: &Options, image: &Path, stop: &AtomicBool, report: &mut Report) -> Result<(), String> {
@@ -118,23 +144,41 @@ fn workloads(
     let host = world.out().join("host");
     std::fs::create_dir(&host).map_err(|e| format!("host: {e}"))?;
     let base = world.base("work");
+    for dir in [&host, &base] {
+        inputs.fill_base(world, dir, turn::APPENDED * options.rounds)?;
+    }
     let mnt = world.mount("work", Some(&base));
-    let remount = || {
-        world.remount("work", &mnt);
-        drop_caches()
+    let peers = if options.peers {
+        Peer::all(&base, &world.out().join("peers"), options.passthrough_hp.as_deref())?
+    } else {
+        Vec::new()
     };
+    let mut sides: Vec<(Side, Option<&Peer>)> = vec![(Side::Host, None), (Side::Mount, None)];
+    sides.extend(peers.iter().map(|peer| (peer.side, Some(peer))));
     for round in 0..options.rounds {
         eprintln!("round {} of {}", round + 1, options.rounds);
-        // Which side goes first changes from round to round.
-        for mount in [round % 2 == 1, round % 2 == 0] {
+        for (side, peer) in &sides {
             go_on()?;
-            if mount {
-                inputs.round(world, &mnt, true, &remount, report)?;
-            } else {
-                inputs.round(world, &host, false, &drop_caches, report)?;
-            }
+            let chill = || {
+                match (side, peer) {
+                    (Side::Mount, _) => world.remount("work", &mnt),
+                    (_, Some(peer)) => peer.remount()?,
+                    _ => {}
+                }
+                drop_caches()
+            };
+            let dir = match side {
+                Side::Host => host.clone(),
+                Side::Mount => mnt.clone(),
+                _ => peer.map(Peer::mountpoint).unwrap_or_default(),
+            };
+            let turn = Turn { world, inputs: &inputs, side: *side, dir, round, chill: &chill, report: &mut *report };
+            { turn }.run().map_err(|e| format!("{}: {e}", side.name()))?;
         }
+        // Who goes first changes from round to round.
+        sides.rotate_left(1);
     }
+    drop(peers);
     world.umount(&mnt);
     Ok(())
 }
