@@ -269,6 +269,46 @@ Examples:
         /// Its name
         name: String,
     },
+    /// Show a process and its descendants another branch through a mount
+    ///
+    /// Everything that they look up from the mount's root on is the branch's. What they have open, and a directory that
+    /// they work in, stays what it is. The binding ends with the process. It is by a control group where one can be made,
+    /// else by the process's descent. `agentfs run --branch` gives a command a mount of its own, which is better in every
+    /// way but that it is another mount.
+    #[command(after_help = "Example:\n  agentfs branch bind --pid $$ --mount /mnt/a fix-2")]
+    Bind {
+        /// The process, as the daemon numbers it
+        #[arg(long, value_name = "PID")]
+        pid: u32,
+        /// The mount [default: the one around the working directory]
+        #[arg(long, value_name = "MNT", value_hint = ValueHint::DirPath)]
+        mount: Option<PathBuf>,
+        /// The branch
+        #[arg(value_name = "BRANCH")]
+        branch: String,
+    },
+    /// Let a process see the mounted branch again
+    Unbind {
+        /// The process, as the daemon numbers it
+        #[arg(long, value_name = "PID")]
+        pid: u32,
+        /// The mount [default: the one around the working directory]
+        #[arg(long, value_name = "MNT", value_hint = ValueHint::DirPath)]
+        mount: Option<PathBuf>,
+    },
+    /// Run a command that sees another branch through a mount
+    #[command(after_help = "Example:\n  agentfs branch exec --mount /mnt/a fix-2 -- ls /mnt/a")]
+    Exec {
+        /// The mount [default: the one around the working directory]
+        #[arg(long, value_name = "MNT", value_hint = ValueHint::DirPath)]
+        mount: Option<PathBuf>,
+        /// The branch
+        #[arg(value_name = "BRANCH")]
+        branch: String,
+        /// The command and its arguments
+        #[arg(required = true, last = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
+        command: Vec<OsString>,
+    },
     /// Delete a branch with its changes and snapshots; refused while it is mounted
     Delete {
         /// Its name

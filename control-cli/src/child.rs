@@ -61,20 +61,23 @@ fn start(command: &mut Command, watched: &SigSet) -> Result<Child> {
         });
         starter.join().unwrap_or_else(|_| Err(io::Error::other("the starting thread panicked")))
     });
-    spawned.map_err(|e| {
-        let script = e.kind() == io::ErrorKind::NotFound && is_there(&program, command);
-        let program = program.display();
-        if script {
-            CliError::new(
-                Kind::NotExecutable,
-                format!("cannot execute {program}: the interpreter that it names is missing"),
-            )
-        } else if e.kind() == io::ErrorKind::NotFound {
-            CliError::new(Kind::CommandNotFound, format!("{program}: command not found"))
-        } else {
-            CliError::new(Kind::NotExecutable, format!("cannot execute {program}: {e}"))
-        }
-    })
+    spawned.map_err(|e| not_started(command, &program, &e))
+}
+
+/// Why a command was not started.
+pub(crate) fn not_started(command: &Command, program: &std::ffi::OsStr, e: &io::Error) -> CliError {
+    let script = e.kind() == io::ErrorKind::NotFound && is_there(program, command);
+    let program = program.display();
+    if script {
+        CliError::new(
+            Kind::NotExecutable,
+            format!("cannot execute {program}: the interpreter that it names is missing"),
+        )
+    } else if e.kind() == io::ErrorKind::NotFound {
+        CliError::new(Kind::CommandNotFound, format!("{program}: command not found"))
+    } else {
+        CliError::new(Kind::NotExecutable, format!("cannot execute {program}: {e}"))
+    }
 }
 
 /// Whether a program that is named by a path exists, so that what was not found is its interpreter.

@@ -11,6 +11,7 @@
 )]
 
 mod args;
+mod cgroup;
 mod child;
 mod commands;
 mod commit;

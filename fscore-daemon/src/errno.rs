@@ -23,6 +23,7 @@ pub fn errno(error: &FsError) -> Errno {
         FsError::Range => Errno::ERANGE,
         FsError::NoSuchOffset => Errno::ENXIO,
         FsError::Unsupported => Errno::EOPNOTSUPP,
+        FsError::OtherView => Errno::EXDEV,
         FsError::NotIoctl => Errno::ENOTTY,
         FsError::Stale => Errno::ESTALE,
         FsError::Overflow => Errno::EOVERFLOW,

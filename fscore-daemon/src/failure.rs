@@ -78,6 +78,7 @@ fn of_core(error: &FsError, message: String) -> Failure {
         | FsError::Range
         | FsError::NoSuchOffset
         | FsError::Unsupported
+        | FsError::OtherView
         | FsError::NotIoctl
         | FsError::Io { .. } => refuse(ErrorCode::Internal, message).done(),
     }

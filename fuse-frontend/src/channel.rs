@@ -64,6 +64,11 @@ impl Channel {
         }
     }
 
+    /// The same for another thread.
+    pub(crate) fn duplicate(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     /// Writes a whole reply.
     pub(crate) fn send(&self, reply: &[u8]) -> io::Result<Written> {
         loop {

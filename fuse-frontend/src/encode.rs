@@ -1,8 +1,10 @@
 //! The daemon's replies to the kernel's bytes.
 
 use crate::abi::output::{
-    AttrOut, CreateOut, EntryOut, GetXattrOut, IoctlOut, OffsetOut, OpenOut, OutHeader, StatFsOut, StatxOut, WriteOut,
+    AttrOut, CreateOut, EntryOut, GetXattrOut, InvalEntryOut, InvalInodeOut, IoctlOut, OffsetOut, OpenOut, OutHeader,
+    StatFsOut, StatxOut, WriteOut,
 };
+use crate::abi::{EXPIRE_ONLY, NOTIFY_INVAL_ENTRY, NOTIFY_INVAL_INODE};
 use shm_transport::wire::{Errno, NodeId, Reply};
 use zerocopy::{Immutable, IntoBytes};
 
@@ -93,7 +95,7 @@ pub(crate) enum Outgoing {
     /// A listing whose entries count as lookups: from a private copy of the first `len` bytes.
     Listing { unique: u64, len: u32 },
     /// The result of an ioctl and so many bytes of the payload, from where the data of an ioctl begins.
-    Ioctl { unique: u64, result: i32, len: u32 },
+    Ioctl { unique: u64, result: i32, len: u32, expire: u32 },
 }
 
 /// Success without a body.
@@ -104,6 +106,26 @@ pub(crate) fn ok(unique: u64) -> Fixed {
 /// An error.
 pub(crate) fn error(unique: u64, errno: Errno) -> Fixed {
     Fixed::new(unique, -errno.get(), &[])
+}
+
+/// The notification by which the kernel looks a name of the root up again before it uses it.
+pub(crate) fn expire_name(name: &[u8]) -> Vec<u8> {
+    let body = InvalEntryOut { parent: NodeId::ROOT.0, namelen: name.len() as u32, flags: EXPIRE_ONLY };
+    let len = size_of::<OutHeader>() + size_of::<InvalEntryOut>() + name.len() + 1;
+    let mut bytes = OutHeader { len: len as u32, error: NOTIFY_INVAL_ENTRY, unique: 0 }.as_bytes().to_vec();
+    bytes.extend_from_slice(body.as_bytes());
+    bytes.extend_from_slice(name);
+    bytes.push(0);
+    bytes
+}
+
+/// The notification by which the kernel forgets the attributes of the root and what it cached of its listing.
+pub(crate) fn forget_root() -> Vec<u8> {
+    let body = InvalInodeOut { ino: NodeId::ROOT.0, off: 0, len: 0 };
+    let len = size_of::<OutHeader>() + size_of::<InvalInodeOut>();
+    let mut bytes = OutHeader { len: len as u32, error: NOTIFY_INVAL_INODE, unique: 0 }.as_bytes().to_vec();
+    bytes.extend_from_slice(body.as_bytes());
+    bytes
 }
 
 /// The header before `len` bytes of data.
@@ -164,8 +186,9 @@ pub(crate) fn reply(unique: u64, expect: Expect, reply: &Reply) -> Option<Outgoi
             Fixed::with(unique, &WriteOut { size: u32::try_from(*count).ok()?, padding: 0 })
         }
         (Expect::Offset, Reply::Offset(offset)) => Fixed::with(unique, &OffsetOut { offset: *offset }),
-        (Expect::Ioctl { max }, Reply::Ioctl { errno, len }) if *len <= max => {
-            return Some(Outgoing::Ioctl { unique, result: errno.map_or(0, |errno| -errno.get()), len: *len });
+        (Expect::Ioctl { max }, Reply::Ioctl { errno, len, expire }) if *len <= max => {
+            let result = errno.map_or(0, |errno| -errno.get());
+            return Some(Outgoing::Ioctl { unique, result, len: *len, expire: *expire });
         }
         (Expect::StatFs, Reply::StatFs(stat)) => Fixed::with(unique, &StatFsOut::from(stat)),
         _ => return None,

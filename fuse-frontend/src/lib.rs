@@ -23,6 +23,7 @@ mod helper;
 mod holder;
 mod mount;
 mod mounter;
+mod notifier;
 mod options;
 mod pending;
 mod privileges;

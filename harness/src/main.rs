@@ -56,6 +56,15 @@ enum Probe {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Work on paths that others work on in other branches, and read only what was written here.
+    Same {
+        /// The root of the mount.
+        root: PathBuf,
+        /// What all that is written has in it.
+        word: String,
+        /// How often.
+        rounds: u64,
+    },
     /// Be one process of a workload of `chaos`, until `control/stop` exists.
     Work {
         /// The workload.
@@ -88,6 +97,7 @@ fn main() -> ExitCode {
         Command::Suite(options) => suite::run(&options),
         Command::Fsx(options) => fsx::run(&options),
         Command::Probe(Probe::Errno { op, paths }) => probe::errno(&op, &paths).map(|name| println!("{name}")),
+        Command::Probe(Probe::Same { root, word, rounds }) => probe::same::run(&root, &word, rounds),
         Command::Probe(Probe::Churn { dir, control, seed }) => {
             let place = Place { dir, control: Control::new(&control), seed };
             workloads::work(Kind::Writer, &place).map(|operations| println!("{operations} operations"))

@@ -18,6 +18,10 @@ pub const SUITES: &[(&str, &str)] = &[
     ("crash", "programs see no error and lose nothing when the daemon or the frontend is killed"),
     ("chaos", "real programs under random kills of daemon, frontends and both; needs most of its time for itself"),
     ("control_door", "the control file of a mount: who may, what is refused, and that commands are carried out once"),
+    (
+        "bindings",
+        "processes that see different branches through one mount, under kills, and never a byte of another one",
+    ),
     ("real_input", "git, cargo, npm, SQLite and tar on a branch of a real project"),
     ("bad_input", "a clear error or right behaviour for wrong paths, stores, peers, and a full disk"),
     ("mount_life", "a hundred mounts leave nothing; eight at once; refusals that help; programs at their limits"),

@@ -1,7 +1,7 @@
 //! `agentfs branch` and `agentfs discard`.
 
-use super::branch_tree;
 use super::mount::{self, unmount};
+use super::{bind, branch_tree};
 use crate::args;
 use crate::context::{Context, Told, resolve_base, with_base_as_given};
 use crate::error::{CliError, Doing, Kind, Result};
@@ -37,6 +37,9 @@ pub(super) fn branch(context: &Context, args: args::Branch) -> Result<()> {
             let info = context.ask(&mut client, |c| c.branch_show(&name))?;
             context.output.result(&info, || details(&info))?;
         }
+        args::Branch::Bind { pid, mount, branch } => bind::bind(context.output, mount, &branch, pid)?,
+        args::Branch::Unbind { pid, mount } => bind::unbind(context.output, mount, pid)?,
+        args::Branch::Exec { mount, branch, command } => return Err(bind::exec(mount, &branch, &command)),
         args::Branch::Delete { name, dry_run } => delete(context, &mut context.ensure()?, &name, dry_run)?,
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! The commands, one file for each group.
 
+pub(crate) mod bind;
 pub(crate) mod branch;
 mod branch_tree;
 mod commit;

@@ -77,6 +77,21 @@ pub(super) enum Command {
         #[arg(long, value_name = "ID")]
         branch: String,
     },
+    /// Show a process and its descendants another branch through this mount
+    BranchBind {
+        /// The branch
+        #[arg(long, value_name = "ID")]
+        branch: String,
+        /// The process, as the daemon numbers it
+        #[arg(long, value_name = "PID")]
+        pid: u32,
+    },
+    /// Let a process see the mounted branch again
+    BranchUnbind {
+        /// The process, as the daemon numbers it
+        #[arg(long, value_name = "PID")]
+        pid: u32,
+    },
     /// List what the mounted branch changed against its base
     Diff {
         /// Only the counts

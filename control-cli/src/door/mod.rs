@@ -2,7 +2,7 @@
 
 mod args;
 
-use crate::commands::{branch, diff, snapshot};
+use crate::commands::{bind, branch, diff, snapshot};
 use crate::error::{CliError, Kind, Result, kind_of};
 use crate::exit;
 use crate::output::{Output, shown};
@@ -70,7 +70,8 @@ impl Asks {
     }
 }
 
-fn told(error: DoorError) -> CliError {
+/// What the user is told.
+pub(crate) fn told(error: DoorError) -> CliError {
     let kind = match &error {
         DoorError::Refused(failure) => return failure.clone().into(),
         DoorError::Missing(_) => Kind::NotFound,
@@ -121,6 +122,14 @@ fn obey(output: Output, cli: Cli) -> Result<()> {
             let removed = door.ask(Command::BranchDelete { name: name.clone(), dry_run: false })?;
             let document = json!({"branch": name, "dry_run": false, "removed": removed});
             output.result(&document, || branch::told(&name, &removed, false))?;
+        }
+        Order::BranchBind { branch, pid } => {
+            let bound = bind::carry_out(&door.0, &branch, Some(pid))?;
+            output.result(&bound, || format!("process {} sees the branch {}\n", bound.pid, shown(&bound.branch)))?;
+        }
+        Order::BranchUnbind { pid } => {
+            door.ask::<Value>(Command::BranchUnbind { pid: Some(pid) })?;
+            output.result(&json!({"pid": pid}), || format!("process {pid} sees the mounted branch\n"))?;
         }
         Order::Diff { stat, limit } => {
             let limit = if stat { 0 } else { limit.unwrap_or(u64::MAX) };

@@ -85,6 +85,8 @@ impl Branches {
             | Command::Undo { .. }
             | Command::Fsck
             | Command::Mounts
+            | Command::BranchBind { .. }
+            | Command::BranchUnbind { .. }
             | Command::Attach { .. }
             | Command::Detach { .. }
             | Command::EndSession { .. } => Err(denied_here()),

@@ -126,6 +126,8 @@ impl Branches {
             | Command::Shutdown
             | Command::HandOver { .. }
             | Command::Mounts
+            | Command::BranchBind { .. }
+            | Command::BranchUnbind { .. }
             | Command::Attach { .. }
             | Command::Detach { .. }
             | Command::EndSession { .. } => Err(denied_here()),

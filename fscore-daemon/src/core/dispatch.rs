@@ -45,6 +45,11 @@ impl Session {
             wire::Op::Rmdir { name } => self.remove(op, object, name, true),
             wire::Op::Rename { name, new_parent, new_name, flags } => {
                 let to = self.object(op.view, *new_parent)?;
+                let into_root = (*new_parent == NodeId::ROOT) != (request.node == NodeId::ROOT);
+                if into_root && self.is_divided() {
+                    // The kernel would keep the name as long as in the directory that it comes from.
+                    return Err(FsError::OtherView);
+                }
                 self.rename(op, (object, name), (to, new_name), *flags)
             }
             wire::Op::Link { target, name } => {
@@ -61,7 +66,8 @@ impl Session {
             wire::Op::OpenDir => {
                 let fh = self.listings.open();
                 // The kernel drops what it kept of a directory when a program changes it.
-                let kept = self.sees_all_changes(op.view, op.view.base_of(object).is_none());
+                // What the root has depends on who looks.
+                let kept = object != op.view.root && self.sees_all_changes(op.view, op.view.base_of(object).is_none());
                 Ok(Reply::Opened(Opened { fh, keep_cache: kept, cache_dir: kept, direct_io: false, no_flush: true }))
             }
             wire::Op::ReadDir { fh, cookie, size, plus } => {

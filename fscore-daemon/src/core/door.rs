@@ -19,7 +19,7 @@ enum Part {
 
 impl Part {
     fn of(node: NodeId) -> Option<Self> {
-        match node {
+        match node.without_slot() {
             NodeId::CONTROL_DIR => Some(Self::Directory),
             NodeId::CONTROL_FILE => Some(Self::File),
             _ => None,
@@ -36,7 +36,7 @@ impl Part {
 
 /// Whether this is the file that is asked by ioctl.
 pub fn is_control_file(node: NodeId) -> bool {
-    node == NodeId::CONTROL_FILE
+    node.without_slot() == NodeId::CONTROL_FILE
 }
 
 impl Session {
@@ -144,7 +144,7 @@ impl Session {
         let own = part == Part::File || view.base_of(view.root).is_none();
         let valid = self.valid(view, own);
         Ok(Entry {
-            node: part.node(),
+            node: NodeId::in_view(part.node().0, self.slot),
             generation: 0,
             attr,
             entry_valid_ns: valid,

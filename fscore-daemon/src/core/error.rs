@@ -56,6 +56,9 @@ pub enum FsError {
     /// Not served on this kind of object.
     #[error("not supported")]
     Unsupported,
+    /// The two objects are in different views of the mount.
+    #[error("in another branch")]
+    OtherView,
     /// The object has no such ioctl.
     #[error("no such ioctl")]
     NotIoctl,

@@ -127,6 +127,10 @@ pub fn window(base: BaseId, index: u64) -> Vec<u8> {
 pub fn xattrs(object: ObjectId, epoch: EpochId) -> Vec<u8> {
     key(b'X', &[object.0, epoch.0], &[])
 }
+/// `Y session` → [`super::division::Division`].
+pub fn division(session: SessionId) -> Vec<u8> {
+    key(b'Y', &[session.0], &[])
+}
 /// Prefix of every key with this letter and leading numbers.
 pub fn prefix(letter: u8, numbers: &[u64]) -> Vec<u8> {
     key(letter, numbers, &[])

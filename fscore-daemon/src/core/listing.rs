@@ -197,6 +197,7 @@ impl Session {
             Ok(Some(child)) if child.object == listed.object => {
                 let child = Child { kind: listed.kind, ..child };
                 match self.entry(view, &child) {
+                    Ok(entry) if dir == view.root => Ok(Some(self.brief(entry))),
                     Ok(entry) => Ok(Some(entry)),
                     Err(e @ FsError::Store(_)) => Err(e),
                     Err(_) => Ok(None),

@@ -2,6 +2,7 @@
 //! daemon that starts afresh knows who may come back and what they may hold.
 
 use super::codec::{Malformed, Reader, Writer};
+use super::division::Division;
 use super::error::{FsError, FsResult};
 use super::ids::BranchId;
 use super::keys;
@@ -103,15 +104,21 @@ impl Core {
         found.into_iter().map(|member| member.map_err(|_| FsError::Damaged("session"))).collect()
     }
 
+    /// Whether the mount has the branch only because processes were bound to it.
+    pub fn is_bound(&self, member: &Member) -> bool {
+        let bytes = self.store.get(&keys::division(member.session));
+        let division = bytes.and_then(|bytes| Division::decode(&bytes).ok()).unwrap_or_default();
+        division.views.iter().any(|(_, branch)| *branch == member.branch)
+    }
+
     /// Records a mount at its first attach.
     pub fn join(&self, member: &Member) -> FsResult<()> {
-        match self.members()?.iter().find(|known| known.session == member.session) {
+        let mut known: Vec<_> = self.members()?.into_iter().filter(|known| known.session == member.session).collect();
+        if !known.is_empty() {
+            // Besides the one that it mounts a session has the branches that processes were bound to.
+            known.retain(|known| known.branch == member.branch && known.read_only == member.read_only);
             // A session is one mount of one branch for as long as it lives.
-            Some(known) if known.branch != member.branch || known.read_only != member.read_only => {
-                return Err(FsError::Invalid);
-            }
-            Some(_) => return Ok(()),
-            None => {}
+            return if known.is_empty() { Err(FsError::Invalid) } else { Ok(()) };
         }
         // Of a few bytes, and without it nothing can be deleted on a full disk.
         let mut batch = Batch { reclaims: true, ..Batch::default() };
@@ -126,7 +133,7 @@ impl Core {
     pub fn end_session(&self, id: SessionId) -> FsResult<bool> {
         let ended: Vec<Member> = self.members()?.into_iter().filter(|member| member.session == id).collect();
         let mut batch = Batch { reclaims: true, ..Batch::default() };
-        for letter in [b'R', b'V'] {
+        for letter in [b'R', b'V', b'Y'] {
             let replies = keys::prefix(letter, &[id.0]);
             self.store.scan(&replies, &mut |key, _| {
                 let ours = key.starts_with(&replies);

@@ -12,6 +12,7 @@ pub mod codec;
 mod copy_up;
 mod data;
 mod dispatch;
+pub mod division;
 pub mod door;
 pub mod edit;
 pub mod error;

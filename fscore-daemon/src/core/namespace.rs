@@ -165,7 +165,7 @@ impl Session {
             Body::File(_) | Body::Special { .. } => (0, 0),
         };
         let mut entry = self.negative(view, true);
-        entry.node = NodeId(object.0);
+        entry.node = NodeId::in_view(object.0, self.slot);
         entry.attr_valid_ns = entry.entry_valid_ns;
         entry.attr.ino = object.0;
         (entry.attr.size, entry.attr.blocks) = (size, blocks);

@@ -17,18 +17,22 @@ use crate::store::Store;
 use shm_transport::Context;
 use shm_transport::mem::Payload;
 use shm_transport::wire::{
-    self, Attr, Caller, Entry, NodeId, Reply, Request, RequestId, SessionId, SlotIndex, Timestamp, decode_reply,
-    encode_reply,
+    self, Attr, Caller, Entry, NodeId, Reply, Request, RequestId, SessionId, SlotIndex, Timestamp, ViewSlot,
+    decode_reply, encode_reply,
 };
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// How long the kernel may keep what only the branch can change, in nanoseconds: we would tell it.
 const OWN_NS: u64 = 3_600_000_000_000;
 /// How long it may keep what the host may change under a lazy base.
 const LAZY_NS: u64 = 1_000_000_000;
+
+/// How long it may keep what a name in the root leads to, and the root's attributes: whoever binds a process waits for so
+/// long.
+pub const ROOT_NS: u64 = LAZY_NS;
 
 /// One mutation on its way: who asked, through which slot, on what view.
 #[derive(Debug)]
@@ -45,6 +49,8 @@ pub struct Op<'a> {
 pub struct Session {
     /// Its number.
     pub id: SessionId,
+    /// Which of the mount's views it serves.
+    pub slot: ViewSlot,
     /// Its branch.
     pub branch: Arc<Branch>,
     /// No changes.
@@ -57,7 +63,10 @@ pub struct Session {
     pub(super) doubtful: Mutex<HashSet<ObjectId>>,
     /// Cut to nothing since they were opened: what replaced their bytes is written out when they are closed.
     pub(super) emptied: Mutex<HashSet<ObjectId>>,
-    replies: Mutex<HashMap<SlotIndex, RequestId>>,
+    /// Of all views of the mount.
+    replies: Arc<Mutex<HashMap<SlotIndex, RequestId>>>,
+    /// Processes see different branches: nothing that depends on who asks may be kept by the kernel.
+    pub(super) divided: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Session {
@@ -99,10 +108,45 @@ impl Session {
             sessions.push(id);
         }
         drop(sessions);
-        let replies = Mutex::new(replies);
+        let replies = Arc::new(Mutex::new(replies));
+        Ok(Arc::new(Self::of(core, id, ViewSlot::MAIN, branch, read_only, replies, Arc::default())))
+    }
+
+    fn of(
+        core: Arc<Core>,
+        id: SessionId,
+        slot: ViewSlot,
+        branch: Arc<Branch>,
+        read_only: bool,
+        replies: Arc<Mutex<HashMap<SlotIndex, RequestId>>>,
+        divided: Arc<AtomicBool>,
+    ) -> Self {
         let listings = Listings::new(core.cookie_key);
         let (seen, doubtful, emptied) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Ok(Arc::new(Self { id, branch, read_only, core, listings, seen, doubtful, emptied, replies }))
+        Self { id, slot, branch, read_only, core, listings, seen, doubtful, emptied, replies, divided }
+    }
+
+    /// Another view of the same mount. The caller has recorded that the mount has the branch.
+    pub fn beside(&self, branch: Arc<Branch>, slot: ViewSlot) -> Arc<Self> {
+        lock(&branch.sessions).push(self.id);
+        let (core, replies) = (Arc::clone(&self.core), Arc::clone(&self.replies));
+        Arc::new(Self::of(core, self.id, slot, branch, self.read_only, replies, Arc::clone(&self.divided)))
+    }
+
+    /// Whether processes see different branches through the mount, from now on.
+    pub fn divide(&self, divided: bool) {
+        self.divided.store(divided, Ordering::Release);
+    }
+
+    /// Whether they do.
+    pub fn is_divided(&self) -> bool {
+        self.divided.load(Ordering::Acquire)
+    }
+
+    /// Names of the root.
+    pub fn root_names(&self) -> FsResult<Vec<Vec<u8>>> {
+        let view = self.branch.view();
+        Ok(view.names(view.root)?.into_keys().collect())
     }
 
     /// The mount is gone for good: gives back what it held.
@@ -116,7 +160,7 @@ impl Session {
             return self.would_sync(request.node, name, (*new_parent, new_name), *flags);
         }
         if matches!(request.op, wire::Op::Release { .. }) {
-            return lock(&self.emptied).contains(&ObjectId(request.node.0));
+            return lock(&self.emptied).contains(&ObjectId(request.node.without_slot().0));
         }
         matches!(
             request.op,
@@ -138,7 +182,7 @@ impl Session {
     pub fn run(&self, ctx: &Context, request: &Request, payload: &mut Payload<'_>, payload_len: u32) -> Reply {
         if mutates(&request.op) {
             match self.recorded(ctx.id) {
-                Ok(Some(reply)) => return reply,
+                Ok(Some(reply)) => return self.bounded(request.node, reply),
                 Ok(None) => {}
                 Err(e) => return Reply::Error(errno(&e)),
             }
@@ -155,7 +199,7 @@ impl Session {
     /// The reply that tells a result.
     pub(super) fn reply(&self, request: &Request, result: FsResult<Reply>) -> Reply {
         match result {
-            Ok(reply) => reply,
+            Ok(reply) => self.bounded(request.node, reply),
             Err(e) => {
                 if matches!(e, FsError::Store(_) | FsError::Damaged(_)) {
                     tracing::error!(session = %self.id, error = %e, "a request failed in the store");
@@ -191,10 +235,10 @@ impl Session {
 
     /// The object that a node names.
     pub(super) fn object(&self, view: &View, node: NodeId) -> FsResult<ObjectId> {
-        match node.0 {
-            0 => Err(FsError::Stale),
-            1 => Ok(view.root),
-            n if n < ObjectId::END => Ok(ObjectId(n)),
+        match node.without_slot().0 {
+            _ if node == NodeId::ROOT => Ok(view.root),
+            0 | 1 => Err(FsError::Stale),
+            n if n < ObjectId::END && node.slot() == self.slot => Ok(ObjectId(n)),
             _ => Err(FsError::Stale),
         }
     }
@@ -206,8 +250,34 @@ impl Session {
         } else if object.0 <= 1 {
             Err(FsError::Overflow)
         } else {
-            Ok(NodeId(object.0))
+            Ok(NodeId::in_view(object.0, self.slot))
         }
+    }
+
+    /// The reply as it may go out: what the root leads to may be another thing for another process, now or as soon as one
+    /// is bound, so the kernel keeps names in the root only briefly.
+    fn bounded(&self, node: NodeId, reply: Reply) -> Reply {
+        if node != NodeId::ROOT {
+            return reply;
+        }
+        if let Reply::Entry(entry) = reply {
+            Reply::Entry(self.brief(entry))
+        } else if let Reply::Created(entry, opened) = reply {
+            Reply::Created(self.brief(entry), opened)
+        } else if let Reply::Attr { attr, valid_ns } = reply {
+            Reply::Attr { attr, valid_ns: valid_ns.min(self.root_valid()) }
+        } else {
+            reply
+        }
+    }
+
+    /// The entry of a name in the root.
+    pub(super) fn brief(&self, entry: Entry) -> Entry {
+        Entry { entry_valid_ns: entry.entry_valid_ns.min(self.root_valid()), ..entry }
+    }
+
+    fn root_valid(&self) -> u64 {
+        if self.is_divided() { 0 } else { ROOT_NS }
     }
 
     /// How long the kernel may keep an answer that the branch (`own`) or the base gave.

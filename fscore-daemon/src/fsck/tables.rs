@@ -3,6 +3,7 @@
 use super::finding::{Finding, Severity, shown_key};
 use crate::branch::mark;
 use crate::core::codec::Reader;
+use crate::core::division::Division;
 use crate::core::ids::{BaseId, BranchId, ContentId, EpochId, ObjectId};
 use crate::core::keys;
 use crate::core::member::Member;
@@ -73,7 +74,7 @@ impl Tables {
         store.scan(&[], &mut |key, value| {
             tables.records += 1;
             let letter = key.first().copied().unwrap_or_default();
-            if !b"ABCDEJKLMNOPQRSUVWX".contains(&letter) {
+            if !b"ABCDEJKLMNOPQRSUVWXY".contains(&letter) {
                 let message = "a key of a kind that this release does not know";
                 found.push(Finding::new("unknown-key", Severity::Error, shown_key(key), message));
             } else if tables.take(letter, key, value).is_none() {
@@ -174,6 +175,11 @@ impl Tables {
                 exact(2)?;
                 mark::decode(value)?;
                 u32::try_from(number(1)?).ok()?;
+                self.replies.push((SessionId(number(0)?), key.to_vec()));
+            }
+            b'Y' => {
+                exact(1)?;
+                Division::decode(value).ok()?;
                 self.replies.push((SessionId(number(0)?), key.to_vec()));
             }
             b'S' => {

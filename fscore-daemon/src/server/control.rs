@@ -185,6 +185,10 @@ fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer, stream
         Command::EndSession { session } => Outcome::Answer(ending::end(daemon, session).map(|()| Value::Null)),
         Command::Status => Outcome::Answer(session::list(daemon).and_then(|mounts| value(&status(daemon, &mounts)))),
         Command::Fsck => Outcome::Answer(fsck(daemon)),
+        Command::BranchBind { .. } | Command::BranchUnbind { .. } => {
+            let message = "processes are bound by way of the control file of the mount";
+            Outcome::Answer(Err(refuse(ErrorCode::Usage, message).hint("agentfs branch bind --mount MNT").done()))
+        }
         Command::Mounts => Outcome::Answer(session::list(daemon).and_then(|mounts| value(&mounts))),
         command @ (Command::BranchCreate { .. }
         | Command::BranchList { .. }

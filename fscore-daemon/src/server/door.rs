@@ -4,6 +4,7 @@
 //! A call runs on a thread of the blocking pool and holds no lock of its mount's branch. What it changes it changes
 //! once, whatever dies: the batch holds a mark of the request, see `branch/mark`.
 
+use super::views::{self, Views};
 use super::{Daemon, control, session};
 use crate::branch::mark::Mark;
 use crate::core::session::Session;
@@ -15,12 +16,12 @@ use shm_transport::Context;
 use shm_transport::control::door::{Asked, Malformed, decode, part};
 use shm_transport::control::{Answer, Command, ErrorCode, Failure, LINE_MAX};
 use shm_transport::mem::Payload;
-use shm_transport::wire::limits::IOCTL_OUT_AT;
-use shm_transport::wire::{Caller, Errno, Reply, SessionId};
+use shm_transport::wire::limits::{IOCTL_NAMES_AT, IOCTL_OUT_AT};
+use shm_transport::wire::{Caller, Errno, Reply, Request, SessionId};
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Calls of all mounts that may run at a time: they share the pool with requests that wait for a disk.
 const RUNNING_MAX: usize = 4;
@@ -69,69 +70,111 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// What the caller gets.
+struct Told {
+    /// The operation was refused.
+    errno: Option<Errno>,
+    /// This part of the answer.
+    part: Vec<u8>,
+    /// Names of the root that the kernel must look up again first.
+    expire: Vec<u8>,
+}
+
+impl Told {
+    fn of(errno: Option<Errno>, part: Vec<u8>) -> Self {
+        Self { errno, part, expire: Vec::new() }
+    }
+}
+
 /// Answers one ioctl on the control file.
 pub(super) fn serve(
     daemon: &Weak<Daemon>,
-    session: &Session,
+    views: &Views,
     ctx: &Context,
-    caller: Caller,
+    request: &Request,
     asked: &Ioctl,
     payload: &mut Payload<'_>,
 ) -> Reply {
     // A daemon that ends waits for its requests.
     let Some(daemon) = daemon.upgrade() else { return Reply::Error(Errno::EIO) };
-    match owner(session, caller).and_then(|()| answer(&daemon, session, ctx, asked, payload)) {
-        Ok((errno, part)) if payload.copy_in(IOCTL_OUT_AT, &part) => Reply::Ioctl { errno, len: part.len() as u32 },
+    let call = match views.choose(request) {
+        Ok(chosen) => Call { daemon: &daemon, views, session: chosen.session, ctx, caller: request.caller },
+        Err(e) => return Reply::Error(errno(&e)),
+    };
+    match call.owner().and_then(|()| call.answer(asked, payload)) {
+        Ok(Told { errno, part, expire })
+            if payload.copy_in(IOCTL_OUT_AT, &part) && payload.copy_in(IOCTL_NAMES_AT, &expire) =>
+        {
+            Reply::Ioctl { errno, len: part.len() as u32, expire: expire.len() as u32 }
+        }
         Ok(_) => Reply::Error(Errno::EIO),
         Err(errno) => Reply::Error(errno),
     }
 }
 
-/// Refuses callers who are neither root nor the branch's owner.
-fn owner(session: &Session, caller: Caller) -> Result<(), Errno> {
-    let owner = session.owner().map_err(|e| errno(&e))?;
-    if caller.uid == 0 || caller.uid == owner { Ok(()) } else { Err(Errno::EPERM) }
+/// One call.
+struct Call<'a> {
+    daemon: &'a Daemon,
+    views: &'a Views,
+    /// The view that the control file belongs to.
+    session: Arc<Session>,
+    ctx: &'a Context,
+    caller: Caller,
 }
 
-/// What the caller gets: an errno if the operation was refused, and this part of the answer.
-fn answer(
-    daemon: &Daemon,
-    session: &Session,
-    ctx: &Context,
-    asked: &Ioctl,
-    payload: &Payload<'_>,
-) -> Result<(Option<Errno>, Vec<u8>), Errno> {
-    let buffer = payload.to_vec(asked.len).ok_or(Errno::EINVAL)?;
-    let Asked { command, from, tag } = decode(asked.cmd, &buffer, asked.room).map_err(Malformed::errno)?;
-    let kept = lock(&daemon.calls.kept).iter().find(|kept| kept.session == session.id && kept.tag == tag).map(|kept| {
-        let part = part(&kept.answer, from, tag, asked.room);
-        (kept.errno, part)
-    });
-    if from > 0
-        && let Some(kept) = kept
-    {
-        return Ok(kept);
+impl Call<'_> {
+    /// Refuses callers who are neither root nor the branch's owner.
+    fn owner(&self) -> Result<(), Errno> {
+        let owner = self.session.owner().map_err(|e| errno(&e))?;
+        if self.caller.uid == 0 || self.caller.uid == owner { Ok(()) } else { Err(Errno::EPERM) }
     }
-    if from > 0 && changes(&command) {
-        return Err(Errno::ESTALE);
+
+    fn answer(&self, asked: &Ioctl, payload: &Payload<'_>) -> Result<Told, Errno> {
+        let id = self.session.id;
+        let calls = &self.daemon.calls;
+        let buffer = payload.to_vec(asked.len).ok_or(Errno::EINVAL)?;
+        let Asked { command, from, tag } = decode(asked.cmd, &buffer, asked.room).map_err(Malformed::errno)?;
+        let kept = lock(&calls.kept).iter().find(|kept| kept.session == id && kept.tag == tag).map(|kept| {
+            let part = part(&kept.answer, from, tag, asked.room);
+            Told::of(kept.errno, part)
+        });
+        if from > 0
+            && let Some(kept) = kept
+        {
+            return Ok(kept);
+        }
+        if from > 0 && changes(&command) {
+            return Err(Errno::ESTALE);
+        }
+        let _turn = Turn::take(&calls.running).ok_or(Errno::EAGAIN)?;
+        let mut expire = Vec::new();
+        let result = if let Command::BranchBind { branch, pid, cgroup } = command {
+            let bound = views::bind(self.daemon, self.views, self.caller, &branch, (pid, cgroup));
+            bound.and_then(|(bound, names)| {
+                expire = names;
+                control::value(&bound)
+            })
+        } else if let Command::BranchUnbind { pid } = command {
+            views::unbind(self.daemon, self.views, self.caller, pid).map(|()| Value::Null)
+        } else {
+            carry_out(self.daemon, &self.session, self.ctx, command)
+        };
+        let refused = result.as_ref().err().map(|failure| number(failure.code));
+        let bytes = encode(result)?;
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        let now = hasher.finish();
+        if from > 0 && now != tag {
+            return Err(Errno::ESTALE);
+        }
+        let part = part(&bytes, from, now, asked.room);
+        if from == 0 && (bytes.len() as u64) > shown(&part) {
+            let mut kept = lock(&calls.kept);
+            kept.truncate(KEPT_MAX - 1);
+            kept.push_front(Kept { session: id, tag: now, answer: bytes, errno: refused });
+        }
+        Ok(Told { errno: refused, part, expire })
     }
-    let _turn = Turn::take(&daemon.calls.running).ok_or(Errno::EAGAIN)?;
-    let result = carry_out(daemon, session, ctx, command);
-    let refused = result.as_ref().err().map(|failure| number(failure.code));
-    let bytes = encode(result)?;
-    let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
-    let now = hasher.finish();
-    if from > 0 && now != tag {
-        return Err(Errno::ESTALE);
-    }
-    let part = part(&bytes, from, now, asked.room);
-    if from == 0 && (bytes.len() as u64) > shown(&part) {
-        let mut kept = lock(&daemon.calls.kept);
-        kept.truncate(KEPT_MAX - 1);
-        kept.push_front(Kept { session: session.id, tag: now, answer: bytes, errno: refused });
-    }
-    Ok((refused, part))
 }
 
 /// Bytes of the answer in a part.
@@ -170,6 +213,8 @@ fn changes(command: &Command) -> bool {
         | Command::Undo { .. }
         | Command::Fsck
         | Command::Mounts
+        | Command::BranchBind { .. }
+        | Command::BranchUnbind { .. }
         | Command::Attach { .. }
         | Command::Detach { .. }
         | Command::EndSession { .. } => false,
@@ -212,6 +257,8 @@ fn carry_out(daemon: &Daemon, session: &Session, ctx: &Context, mut command: Com
         | Command::Merge { .. }
         | Command::Undo { .. }
         | Command::Fsck
+        | Command::BranchBind { .. }
+        | Command::BranchUnbind { .. }
         | Command::Attach { .. }
         | Command::Detach { .. }
         | Command::EndSession { .. } => Err(refuse(ErrorCode::Usage, "a control file does not carry this command")
@@ -244,6 +291,8 @@ fn mean_this_branch(daemon: &Daemon, session: &Session, command: &mut Command) -
         | Command::Undo { .. }
         | Command::Fsck
         | Command::Mounts
+        | Command::BranchBind { .. }
+        | Command::BranchUnbind { .. }
         | Command::Attach { .. }
         | Command::Detach { .. }
         | Command::EndSession { .. } => None,

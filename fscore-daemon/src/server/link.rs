@@ -4,10 +4,12 @@
 //! The thread that took the attach keeps the socket ([`Link::keep`]) until every request that was taken
 //! over this link is answered: the frontend takes the end of the socket for the end of all writing.
 
+use super::views::{self, Views};
 use super::{Daemon, door};
 use crate::core::door::is_control_file;
 use crate::core::session::Session;
 use crate::core::state::{Core, lock};
+use crate::errno::errno;
 use nix::errno::Errno as SysErrno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shm_transport::doorbell::Doorbell;
@@ -28,7 +30,7 @@ use std::time::{Duration, Instant};
 struct Serving {
     daemon: Weak<Daemon>,
     core: Arc<Core>,
-    session: Arc<Session>,
+    views: Arc<Views>,
     stats: StatsWriter,
     /// None when more mounts live than are counted each for itself.
     row: Option<MountStats>,
@@ -37,40 +39,64 @@ struct Serving {
 
 impl std::fmt::Debug for Serving {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Serving").field("session", &self.session).finish_non_exhaustive()
+        f.debug_struct("Serving").field("views", &self.views).finish_non_exhaustive()
     }
 }
 
 impl Handler for Serving {
     fn may_block(&self, _ctx: &Context, request: &Request) -> bool {
-        self.session.may_block(request)
+        self.views.choose(request).is_ok_and(|chosen| chosen.session.may_block(request))
     }
 
     fn attempt(&self, ctx: &Context, request: &Request, payload: &mut Payload<'_>, payload_len: u32) -> Option<Reply> {
-        self.counted(request, || self.session.attempt(ctx, request, payload, payload_len))
+        self.counted(request, || {
+            if let Op::Forget { .. } = request.op {
+                return Some(self.run(ctx, request, payload, payload_len));
+            }
+            let chosen = match self.views.choose(request) {
+                Ok(chosen) => chosen,
+                Err(error) => return Some(Reply::Error(errno(&error))),
+            };
+            let reply = chosen.session.attempt(ctx, request, payload, payload_len);
+            reply.map(|reply| views::with_view(request, chosen.session.slot, reply))
+        })
     }
 
     fn handle(&self, ctx: &Context, request: &Request, payload: &mut Payload<'_>, payload_len: u32) -> Reply {
-        let run = || {
-            if let Op::Ioctl { cmd, out_size, .. } = request.op
-                && is_control_file(request.node)
-            {
-                let asked = door::Ioctl { cmd, room: out_size as usize, len: payload_len as usize };
-                return Some(door::serve(&self.daemon, &self.session, ctx, request.caller, &asked, payload));
-            }
-            Some(self.session.run(ctx, request, payload, payload_len))
-        };
+        let run = || Some(self.run(ctx, request, payload, payload_len));
         self.counted(request, run).unwrap_or(Reply::Error(Errno::EIO))
     }
 }
 
 impl Serving {
+    fn run(&self, ctx: &Context, request: &Request, payload: &mut Payload<'_>, payload_len: u32) -> Reply {
+        if let Op::Ioctl { cmd, out_size, .. } = request.op
+            && is_control_file(request.node)
+        {
+            let asked = door::Ioctl { cmd, room: out_size as usize, len: payload_len as usize };
+            return door::serve(&self.daemon, &self.views, ctx, request, &asked, payload);
+        }
+        if let Op::Forget { .. } = request.op {
+            // Each view knows its own.
+            let all = self.views.all();
+            let run = |session: &Arc<Session>| session.run(ctx, request, payload, payload_len);
+            return all.iter().map(run).find(|reply| matches!(reply, Reply::Error(_))).unwrap_or(Reply::Ok);
+        }
+        match self.views.choose(request) {
+            Ok(chosen) => {
+                let reply = chosen.session.run(ctx, request, payload, payload_len);
+                views::with_view(request, chosen.session.slot, reply)
+            }
+            Err(error) => Reply::Error(errno(&error)),
+        }
+    }
+
     /// Runs and counts a request; one that has no reply yet is counted when it runs again.
     fn counted(&self, request: &Request, run: impl FnOnce() -> Option<Reply>) -> Option<Reply> {
         let running = self.row.as_ref().map(MountStats::begin);
         // The data under our locks is only ever replaced whole, so the session can go on.
         let reply = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
-            tracing::error!(session = %self.session.id, request = ?request, "a request panicked; it fails with EIO");
+            tracing::error!(session = %self.views.main().id, request = ?request, "a request panicked; it fails with EIO");
             Some(Reply::Error(Errno::EIO))
         });
         drop(running);
@@ -184,7 +210,7 @@ impl Link {
         daemon: Weak<Daemon>,
         end: DaemonEnd,
         core: Arc<Core>,
-        session: Arc<Session>,
+        views: Arc<Views>,
         stats: StatsWriter,
         row: Option<MountStats>,
         frontend_pid: i32,
@@ -192,7 +218,7 @@ impl Link {
         stats.add(Counter::Attaches, 1);
         Ok(Arc::new(Self {
             end,
-            serving: Serving { daemon, core, session, stats, row, requests: AtomicU64::new(0) },
+            serving: Serving { daemon, core, views, stats, row, requests: AtomicU64::new(0) },
             ended: Doorbell::create()?,
             ending: AtomicBool::new(false),
             intake: Mutex::new(()),

@@ -20,6 +20,7 @@ mod process;
 mod relief;
 mod session;
 mod socket;
+mod views;
 mod worker;
 
 #[cfg(test)]

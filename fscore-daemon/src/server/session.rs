@@ -5,6 +5,7 @@
 //! detach, or by somebody who made sure that it is dead. Lock order: a mount's `turn`, then the daemon's `admin`, then the table, then a mount's `at`.
 
 use super::link::Link;
+use super::views::Views;
 use super::{Daemon, ending};
 use crate::core::ids::BranchId;
 use crate::core::member::Member;
@@ -49,6 +50,7 @@ pub(super) struct Mount {
     mountpoint: PathBuf,
     read_only: bool,
     session: Arc<Session>,
+    views: Arc<Views>,
     /// Attaching and detaching, one at a time.
     turn: Mutex<()>,
     at: Mutex<At>,
@@ -119,7 +121,9 @@ pub(super) fn list(daemon: &Daemon) -> Result<Vec<MountInfo>, Failure> {
     let mounts: Vec<Arc<Mount>> = lock(&daemon.mounts.0).values().cloned().collect();
     let mut list: Vec<MountInfo> = mounts.iter().map(|mount| mount.info()).collect();
     for member in members {
-        if mounts.iter().any(|mount| mount.id == member.session) {
+        let known = mounts.iter().any(|mount| mount.id == member.session);
+        // A branch that processes are bound to is the business of the mount that they are bound at.
+        if known || daemon.core.is_bound(&member) {
             continue;
         }
         // Since the daemon serves, its frontend could have come back.
@@ -245,12 +249,15 @@ fn open(daemon: &Daemon, attach: &Attach) -> Result<Arc<Mount>, Failure> {
     }
     let session = Session::open(Arc::clone(&daemon.core), attach.session, branch, attach.read_only, &attach.mountpoint)
         .map_err(|e| fail_doing("open the session", &e))?;
+    let views = Views::open(Arc::clone(&daemon.core), Arc::clone(&session));
+    let views = Arc::new(views.map_err(|e| fail_doing("open the session's views", &e))?);
     let mount = Arc::new(Mount {
         id: attach.session,
         branch: attach.branch.clone(),
         mountpoint: attach.mountpoint.clone(),
         read_only: attach.read_only,
         session,
+        views,
         turn: Mutex::new(()),
         at: Mutex::new(At::Away(Instant::now())),
     });
@@ -277,7 +284,7 @@ fn link(
         daemon.own.clone(),
         end,
         Arc::clone(&daemon.core),
-        Arc::clone(&mount.session),
+        Arc::clone(&mount.views),
         daemon.stats.clone(),
         row,
         pid,

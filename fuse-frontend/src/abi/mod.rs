@@ -55,3 +55,11 @@ pub(crate) const FSYNC_FDATASYNC: u32 = 1 << 0;
 /// Notification code by which a server asks for every unanswered request again
 /// (`FUSE_NOTIFY_RESEND`, Linux 6.9).
 pub(crate) const NOTIFY_RESEND: i32 = 7;
+
+/// Notification code that drops what is cached of an inode (`FUSE_NOTIFY_INVAL_INODE`).
+pub(crate) const NOTIFY_INVAL_INODE: i32 = 2;
+/// Notification code about a name (`FUSE_NOTIFY_INVAL_ENTRY`).
+pub(crate) const NOTIFY_INVAL_ENTRY: i32 = 3;
+/// `FUSE_EXPIRE_ONLY` of `notify_inval_entry_out.flags` (Linux 6.2): the name is looked up again, and what hangs on it
+/// stays. Before, the name is dropped.
+pub(crate) const EXPIRE_ONLY: u32 = 1 << 0;

@@ -51,6 +51,10 @@ layout! {
     struct OffsetOut = 8 { offset: u64 }
     /// `struct fuse_ioctl_out`; the data stands behind it.
     struct IoctlOut = 16 { result: i32, flags: u32, in_iovs: u32, out_iovs: u32 }
+    /// `struct fuse_notify_inval_entry_out`; the name and a NUL stand behind it.
+    struct InvalEntryOut = 16 { parent: u64, namelen: u32, flags: u32 }
+    /// `struct fuse_notify_inval_inode_out`.
+    struct InvalInodeOut = 24 { ino: u64, off: i64, len: i64 }
     /// `struct fuse_statfs_out`.
     struct StatFsOut = 80 {
         blocks: u64, bfree: u64, bavail: u64, files: u64, ffree: u64,

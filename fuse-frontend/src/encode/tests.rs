@@ -126,13 +126,23 @@ fn an_answer_to_another_question_is_none() {
 
 #[test]
 fn an_ioctl_has_its_result_and_its_data() {
-    let answer = Reply::Ioctl { errno: Some(Errno::ENOENT), len: 5 };
+    let answer = Reply::Ioctl { errno: Some(Errno::ENOENT), len: 5, expire: 9 };
     match reply(6, Expect::Ioctl { max: 5 }, &answer) {
-        Some(Outgoing::Ioctl { unique: 6, result: -2, len: 5 }) => {}
+        Some(Outgoing::Ioctl { unique: 6, result: -2, len: 5, expire: 9 }) => {}
         other => panic!("{other:?}"),
     }
     assert!(reply(6, Expect::Ioctl { max: 4 }, &answer).is_none(), "more than the caller has room for");
     let head = ioctl_head(6, -2, 5);
     assert_eq!(head[..16], [37, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(head[16..], [0xfe, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn notifications_are_laid_out_as_the_kernel_reads_them() {
+    let bytes = expire_name(b"ab");
+    assert_eq!(bytes[..16], [35, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(bytes[16..], [1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, b'a', b'b', 0]);
+    let bytes = forget_root();
+    assert_eq!(bytes[..24], [40, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(bytes[24..], [0; 16]);
 }

@@ -4,8 +4,10 @@ use super::{Daemon, Life, Session};
 use crate::channel::Written;
 use crate::decode::Header;
 use crate::encode::{self, Expect, Outgoing};
+use crate::notifier;
 use crate::pending::Under;
-use shm_transport::wire::limits::IOCTL_OUT_AT;
+use shm_transport::Lease;
+use shm_transport::wire::limits::{IOCTL_NAMES_AT, IOCTL_OUT_AT};
 use shm_transport::wire::{Errno, NodeId, Op, Reply, Request, dirent};
 use shm_transport::{Completion, FsTransport};
 use std::io;
@@ -63,17 +65,7 @@ impl<D: Daemon> Session<D> {
                 bytes.extend(listing.unwrap_or_default());
                 self.kernel.send(&bytes)
             }
-            Outgoing::Ioctl { unique, result, len } => {
-                let mut data = vec![0; len as usize];
-                let there = self.daemon.transport_ref().payload(&lease).copy_out(IOCTL_OUT_AT, &mut data);
-                let mut bytes = encode::ioctl_head(unique, result, len);
-                bytes.extend(data);
-                if there {
-                    self.kernel.send(&bytes)
-                } else {
-                    self.kernel.send(encode::error(unique, Errno::EIO).as_bytes())
-                }
-            }
+            Outgoing::Ioctl { unique, result, len, expire } => self.answer_ioctl(unique, result, (len, expire), &lease),
         }?;
         self.daemon.transport().release(lease);
         match written {
@@ -88,6 +80,28 @@ impl<D: Daemon> Session<D> {
                 self.take_back(&taught, expect, &reply);
                 let again = self.kernel.send(encode::error(unique, Errno::EIO).as_bytes())?;
                 Ok(if again == Written::Unmounted { Life::Ended } else { Life::Goes })
+            }
+        }
+    }
+
+    /// The result of an ioctl with `len` bytes of data, after `expire` bytes of names were let expire.
+    fn answer_ioctl(&self, unique: u64, result: i32, (len, expire): (u32, u32), lease: &Lease) -> io::Result<Written> {
+        let (mut data, mut names) = (vec![0; len as usize], vec![0; expire as usize]);
+        let payload = self.daemon.transport_ref().payload(lease);
+        if !payload.copy_out(IOCTL_OUT_AT, &mut data) || !payload.copy_out(IOCTL_NAMES_AT, &mut names) {
+            return self.kernel.send(encode::error(unique, Errno::EIO).as_bytes());
+        }
+        let mut bytes = encode::ioctl_head(unique, result, len);
+        bytes.extend(data);
+        if names.is_empty() {
+            return self.kernel.send(&bytes);
+        }
+        let left = self.kernel.duplicate().and_then(|kernel| notifier::expire_then_answer(kernel, names, bytes));
+        match left {
+            Ok(()) => Ok(Written::Delivered),
+            Err(error) => {
+                tracing::error!(%error, "names of the root cannot be let expire; the request fails with EIO");
+                self.kernel.send(encode::error(unique, Errno::EIO).as_bytes())
             }
         }
     }

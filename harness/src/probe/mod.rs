@@ -2,6 +2,7 @@
 //! the product is killed under them.
 
 mod model;
+pub mod same;
 
 use crate::sys::{self, Res};
 use rustix::fs::{OFlags, RenameFlags, XattrFlags};

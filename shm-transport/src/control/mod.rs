@@ -75,6 +75,23 @@ pub enum Command {
         #[serde(default)]
         reuse: bool,
     },
+    /// Show a process and its descendants another branch through the mount whose control file is asked. Data: [`Bound`].
+    BranchBind {
+        /// The branch.
+        branch: String,
+        /// The process; none for the caller.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
+        /// It was put into a control group of its own, named `agentfs-…`: all processes in that are meant.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        cgroup: bool,
+    },
+    /// Let a process see the mounted branch again. Data: null.
+    BranchUnbind {
+        /// The process; none for the caller.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
+    },
     /// All branches. Data: list of [`BranchInfo`].
     BranchList {
         /// Count what each of them changed.
@@ -392,6 +409,18 @@ pub struct SnapshotInfo {
     /// How long the daemon took to make it, in microseconds (only from a create).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micros: Option<u64>,
+}
+
+/// A process that sees another branch than the one that is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound {
+    /// The branch.
+    pub branch: String,
+    /// The process, as the daemon numbers it.
+    pub pid: u32,
+    /// Its control group, if the binding is by that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
 }
 
 /// What a deletion removed or would remove.

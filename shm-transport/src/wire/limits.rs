@@ -17,6 +17,10 @@ pub const PAYLOAD_MAX: usize = 1 << 20;
 pub const IOCTL_MAX: usize = (1 << 14) - 1;
 /// Where in the payload the data that an ioctl gives begins: behind all that it can take.
 pub const IOCTL_OUT_AT: usize = 1 << 14;
+/// Where in the payload the names that an ioctl's answer lets expire begin: behind its data.
+pub const IOCTL_NAMES_AT: usize = 2 << 14;
+/// Most bytes of such names.
+pub const IOCTL_NAMES_MAX: usize = PAYLOAD_MAX - IOCTL_NAMES_AT;
 /// Most node ids in one forget message.
 pub const FORGET_MAX: usize = 4096;
 /// Most slots of a region.

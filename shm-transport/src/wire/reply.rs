@@ -97,6 +97,10 @@ pub enum Reply {
         errno: Option<Errno>,
         /// Bytes of data in the payload, from [`limits::IOCTL_OUT_AT`](super::limits::IOCTL_OUT_AT) on.
         len: u32,
+        /// Bytes of names in the root, each with a NUL behind it, from
+        /// [`limits::IOCTL_NAMES_AT`](super::limits::IOCTL_NAMES_AT) on: before the caller gets its answer, the kernel is
+        /// told to look each of them up again.
+        expire: u32,
     },
 }
 

@@ -1,0 +1,80 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+use super::*;
+use std::process::{Child, Command, Stdio};
+
+/// A process with one below it, which says its number.
+fn two() -> (Child, u32) {
+    let mut outer = Command::new("sh");
+    outer.args(["-c", "sleep 60 & echo $!; wait"]).stdout(Stdio::piped());
+    let mut outer = outer.spawn().unwrap();
+    let mut line = String::new();
+    let out = outer.stdout.take().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).unwrap();
+    (outer, line.trim().parse().unwrap())
+}
+
+fn end(mut outer: Child, inner: u32) {
+    let inner = nix::unistd::Pid::from_raw(inner.cast_signed());
+    nix::sys::signal::kill(inner, nix::sys::signal::Signal::SIGKILL).unwrap();
+    outer.wait().unwrap();
+}
+
+fn state(bindings: Vec<Binding>) -> State {
+    let now = Instant::now();
+    let division = Division { views: Vec::new(), bindings };
+    State { others: BTreeMap::new(), division, pruned: now, pruned_groups: now }
+}
+
+fn bound(slot: u16, process: Process) -> Binding {
+    Binding { slot: ViewSlot(slot), pid: process.pid, start: process.start, cgroup: None, inherited: false }
+}
+
+#[test]
+fn the_nearest_process_above_decides() {
+    let (outer, inner) = two();
+    let (upper, lower) = (Process::of(outer.id()).unwrap(), Process::of(inner).unwrap());
+    let own = Process::of_thread(nix::unistd::gettid().as_raw().cast_unsigned()).unwrap();
+    assert_eq!(own.pid, std::process::id());
+    assert!(lower.line().any(|process| process == upper) && lower.line().any(|process| process == own));
+    let of =
+        |bindings: Vec<Binding>, process| state(bindings).find(process).map(|(b, inherited)| (b.slot.0, inherited));
+    assert_eq!(of(vec![bound(3, upper)], lower), Some((3, true)));
+    assert_eq!(of(vec![bound(3, upper)], upper), Some((3, false)));
+    assert_eq!(of(vec![bound(3, upper)], own), None);
+    assert_eq!(of(vec![bound(3, upper), bound(0, lower)], lower), Some((0, false)));
+    assert_eq!(of(vec![bound(3, lower), bound(4, own)], lower), Some((3, false)));
+    // Another process that had the number before.
+    let earlier = Binding { start: upper.start - 1, ..bound(3, upper) };
+    assert_eq!(of(vec![earlier], lower), None);
+    end(outer, inner);
+    assert_eq!(Process::of(inner), None);
+}
+
+#[test]
+fn groups_reach_down_and_not_sideways() {
+    assert!(is_within(b"/a/agentfs-1", b"/a/agentfs-1") && is_within(b"/a/agentfs-1/x", b"/a/agentfs-1"));
+    assert!(!is_within(b"/a/agentfs-12", b"/a/agentfs-1") && !is_within(b"/a", b"/a/agentfs-1"));
+    let own = Process::of(std::process::id()).unwrap();
+    if let Some(group) = own.cgroup() {
+        assert!(process::all_cgroups().contains(&group));
+        let by_group = Binding { cgroup: Some(group), pid: 1, start: 0, ..bound(5, own) };
+        let found = |bindings| state(bindings).find(own).map(|(b, inherited)| (b.slot.0, inherited));
+        assert_eq!(found(vec![by_group.clone()]), Some((5, false)));
+        // What was bound inside of the group is the inner one.
+        assert_eq!(found(vec![by_group, bound(6, own)]), Some((6, false)));
+    }
+}
+
+#[test]
+fn a_division_comes_back_from_its_bytes() {
+    let binding = |cgroup| Binding { slot: ViewSlot(2), pid: 7, start: 99, cgroup, inherited: true };
+    let division = Division {
+        views: vec![(ViewSlot(2), crate::core::ids::BranchId(5))],
+        bindings: vec![binding(None), binding(Some(b"/agentfs-1".to_vec()))],
+    };
+    let bytes = division.encode();
+    assert_eq!(Division::decode(&bytes).unwrap(), division);
+    for len in 0..bytes.len() {
+        assert!(Division::decode(&bytes[..len]).is_err());
+    }
+}
