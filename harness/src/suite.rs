@@ -14,6 +14,7 @@ const PARTS: &[Part] = &[
     ("fuse-overlay-ops", "overlay", &[]),
     ("fuse-control-plane", "control_door", &[]),
     ("fuse-control-plane", "branches", &[]),
+    ("fuse-control-plane", "bindings", &[]),
     ("fuse-mount-cycle", "mount_life", &["hundred"]),
     ("fuse-mount-failures", "mount_life", &["cannot_be"]),
     ("fuse-mount-failures", "mount_helper", &["cannot_be", "cannot_live"]),
