@@ -5,13 +5,14 @@
 //! start goes on.
 
 use super::Branches;
+use super::epochs::Epochs;
 use super::info::{fail, fail_branch, refuse, refuse_mounted};
 use super::mark::Mark;
 use super::paths::{changed_in, scan};
 use crate::core::error::{FsError, FsResult, io};
 use crate::core::ids::{BranchId, ContentId, EpochId};
 use crate::core::keys;
-use crate::core::record::{Body, ContentRecord, EpochRecord, FileBody, ObjectRecord, SnapshotRecord};
+use crate::core::record::{Body, ContentRecord, EpochRecord, FileBody, ObjectRecord};
 use crate::core::state::lock;
 use crate::store::Batch;
 use shm_transport::control::{ErrorCode, Failure, Removed};
@@ -74,7 +75,7 @@ impl Branches {
                 .done());
         }
         let snapshots: Vec<_> = self.snapshots_of(id)?.into_iter().map(|(name, _)| name).collect();
-        let own = self.own_epochs(id).map_err(fail)?;
+        let own = self.going(id).map_err(fail)?;
         // A branch whose base is gone cannot be loaded.
         let branch = self.core.branch(id).ok();
         let view = branch.as_ref().map(|b| b.view_mut());
@@ -85,9 +86,7 @@ impl Branches {
             let mut batch = reclaiming();
             batch.put(mark(DELETING, id), []);
             // What it was made from may have been kept for it alone.
-            let chain = self.record(id).and_then(|record| self.core.chain(record.head).map_err(fail))?;
-            let mut above = self.owners(&chain).map_err(fail)?;
-            above.remove(&id);
+            let above = self.above(id)?;
             mark_reclaiming(&mut batch, &above);
             batch.delete(keys::branch(id));
             for snapshot in &snapshots {
@@ -139,7 +138,8 @@ impl Branches {
     }
 
     fn finish_delete(&self, id: BranchId) -> FsResult<Freed> {
-        let own = self.own_epochs(id)?;
+        let epochs = Epochs::read(self.core.store.as_ref())?;
+        let own = epochs.of(&BTreeSet::from([id])).into_iter().filter(|epoch| !epochs.is_reached(*epoch)).collect();
         let freed = self.remove_epochs(&own)?;
         for letter in [b'P', b'Q', b'U'] {
             self.remove_keys(&keys::prefix(letter, &[id.0]))?;
@@ -165,21 +165,8 @@ impl Branches {
     /// Removes everything of some branches' epochs that neither a head nor a snapshot reaches.
     pub(super) fn reclaim_unreachable(&self, ids: &BTreeSet<BranchId>) -> FsResult<()> {
         let store = self.core.store.as_ref();
-        let mut reached = BTreeSet::new();
-        // Where a branch was made from is asked for by its next merge.
-        let heads = scan(store, &keys::prefix(b'B', &[]), |_, value| {
-            let record = crate::core::record::BranchRecord::decode(value).ok()?;
-            Some([Some(record.head), record.from.map(|(_, epoch)| epoch)])
-        })?;
-        let heads = heads.into_iter().flatten().flatten();
-        let frozen =
-            scan(store, &keys::prefix(b'S', &[]), |_, value| SnapshotRecord::decode(value).ok().map(|r| r.epoch))?;
-        for epoch in heads.chain(frozen) {
-            if reached.insert(epoch) {
-                reached.extend(self.core.chain(epoch)?.iter().copied());
-            }
-        }
-        let gone: BTreeSet<_> = self.epochs_of(ids)?.difference(&reached).copied().collect();
+        let epochs = Epochs::read(store)?;
+        let gone: BTreeSet<_> = epochs.of(ids).into_iter().filter(|epoch| !epochs.is_reached(*epoch)).collect();
         if !gone.is_empty() {
             let mut batch = reclaiming();
             mark_reclaiming(&mut batch, ids);
@@ -196,15 +183,22 @@ impl Branches {
         Ok(())
     }
 
-    fn own_epochs(&self, id: BranchId) -> FsResult<BTreeSet<EpochId>> {
-        self.epochs_of(&BTreeSet::from([id]))
+    /// The branches whose epochs a branch inherits from, it and its snapshots: what they have may have been kept for
+    /// it alone.
+    fn above(&self, id: BranchId) -> Result<BTreeSet<BranchId>, Failure> {
+        let snapshots = self.snapshots_of(id)?.into_iter().map(|(_, snapshot)| snapshot.epoch);
+        let mut above = BTreeSet::new();
+        for epoch in snapshots.chain([self.record(id)?.head]) {
+            above.extend(self.core.chain(epoch).and_then(|chain| self.owners(&chain)).map_err(fail)?);
+        }
+        above.remove(&id);
+        Ok(above)
     }
 
-    fn epochs_of(&self, ids: &BTreeSet<BranchId>) -> FsResult<BTreeSet<EpochId>> {
-        let all = scan(self.core.store.as_ref(), &keys::prefix(b'E', &[]), |key, value| {
-            Some((EpochId(keys::number(key, 0)?), EpochRecord::decode(value).ok()?))
-        })?;
-        Ok(all.into_iter().filter(|(_, record)| ids.contains(&record.branch)).map(|(epoch, _)| epoch).collect())
+    /// The epochs that go with a branch: its own, unless a state of another one needs them.
+    fn going(&self, id: BranchId) -> FsResult<BTreeSet<EpochId>> {
+        let epochs = Epochs::read_without(self.core.store.as_ref(), Some(id))?;
+        Ok(epochs.of(&BTreeSet::from([id])).into_iter().filter(|epoch| !epochs.is_reached(*epoch)).collect())
     }
 
     /// The content file of an object record, if it belongs to one of the epochs, and what becomes of it.

@@ -5,6 +5,7 @@
 //! base_check  which directories may be a base
 //! snapshot    freezing, naming, listing
 //! delete      removal of branches and of epochs that nothing reaches
+//! epochs      the version tree, and who refers to what in it
 //! paths       which changed objects are where, on the branch and in the base
 //! facts       attributes and content of one object, and their comparison
 //! between     what differs between two states: heads, snapshots, the base
@@ -31,6 +32,7 @@ mod conflict;
 mod create;
 mod delete;
 mod diff;
+mod epochs;
 mod facts;
 mod info;
 mod links;

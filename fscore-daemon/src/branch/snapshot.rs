@@ -1,6 +1,7 @@
 //! Freezing a branch's head, and the names of frozen epochs.
 
 use super::Branches;
+use super::delete::mark_reclaiming;
 use super::info::{check_name, fail, refuse};
 use super::mark::Mark;
 use super::paths::scan;
@@ -11,7 +12,6 @@ use crate::core::state::{Branch, lock};
 use crate::core::view::View;
 use crate::store::Batch;
 use shm_transport::control::{ErrorCode, Failure, SnapshotInfo};
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 impl Branches {
@@ -146,9 +146,12 @@ impl Branches {
         if !dry_run {
             let mut batch = Batch { reclaims: true, ..Batch::default() };
             batch.delete(keys::snapshot(id, name));
+            // What it inherits from may have been kept for it alone.
+            let left = self.core.chain(record.epoch).and_then(|chain| self.owners(&chain)).map_err(fail)?;
+            mark_reclaiming(&mut batch, &left);
             Mark::put(mark, &mut batch, None);
             self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
-            self.reclaim_unreachable(&BTreeSet::from([id])).map_err(fail)?;
+            self.reclaim_unreachable(&left).map_err(fail)?;
         }
         Ok(())
     }

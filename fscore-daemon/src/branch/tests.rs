@@ -12,6 +12,7 @@ mod commits;
 mod diffs;
 mod merge_conflicts;
 mod merges;
+mod removals;
 mod undos;
 
 use super::Branches;

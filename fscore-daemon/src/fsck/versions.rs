@@ -30,7 +30,10 @@ pub(super) fn check(tables: &Tables, found: &mut Vec<Finding>) -> BTreeSet<Epoch
             let message = format!("branch {name} was made from a branch or state that is missing");
             found.push(Finding::error("branch-broken", &key, message));
         }
-        reach(tables, branch.head, &mut reached, found);
+        // Where it was made from is asked for by its next merge.
+        for epoch in [Some(branch.head), branch.from.map(|(_, epoch)| epoch)].into_iter().flatten() {
+            reach(tables, epoch, &mut reached, found);
+        }
     }
     let mut names: Vec<_> = tables.branches.values().map(|branch| &branch.name).collect();
     names.sort_unstable();

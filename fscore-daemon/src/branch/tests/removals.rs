@@ -1,0 +1,103 @@
+//! What goes with a branch or snapshot, and what must stay for others.
+
+use super::World;
+use super::merges::merge;
+use crate::core::ids::BranchId;
+use crate::core::keys;
+use crate::core::record::{Body, FileBody};
+use shm_transport::control::{Command, CommitPlan, Merged, Removed, Undone};
+
+impl World {
+    pub(super) fn delete(&self, name: &str) -> Removed {
+        let removed = self.ask(&Command::BranchDelete { name: name.into(), dry_run: false }).unwrap();
+        self.sound();
+        removed
+    }
+
+    pub(super) fn forget(&self, branch: &str, name: &str) {
+        let command = Command::SnapshotDelete { branch: branch.into(), name: name.into(), dry_run: false };
+        self.ask::<()>(&command).unwrap();
+        self.sound();
+    }
+
+    /// A commit into the base that somebody carries out by hand.
+    fn committed(&self, branch: &str, by_hand: impl FnOnce()) {
+        let command = Command::CommitPrepare { branch: branch.into(), dry_run: false, prefer: Vec::new() };
+        let plan: CommitPlan = self.ask(&command).unwrap();
+        assert!(plan.id > 0 && plan.conflicts.is_empty(), "{plan:?}");
+        by_hand();
+        self.ask::<()>(&Command::CommitFinish { id: plan.id }).unwrap();
+        self.sound();
+    }
+
+    fn undone(&self, branch: &str, to: &str) -> Undone {
+        let command = Command::Undo { branch: branch.into(), to: Some(to.into()), paths: Vec::new(), dry_run: false };
+        self.ask(&command).unwrap()
+    }
+}
+
+/// After a commit into the base neither the branch nor its parent shows the state that they have in common any more;
+/// the branch's next merge asks for it.
+#[test]
+fn a_fork_point_stays_for_the_next_merge() {
+    let world = World::new();
+    let a = world.make("a");
+    world.add(a, world.ino(""), "mine", "text");
+    let b = world.fork("b", "a");
+    world.write(b, "f", "ours");
+    let (_, fork) = world.core.branch_record(b).unwrap().from.unwrap();
+    let base = world.base();
+    world.committed("b", || {
+        world.add_in_base("mine", "text");
+        std::fs::write(base.join("f"), "ours").unwrap();
+    });
+    world.write(a, "d/g", "theirs");
+    world.committed("a", || std::fs::write(base.join("d/g"), "theirs").unwrap());
+    for branch in [a, b] {
+        assert!(!world.view(branch).chain.contains(&fork), "nobody inherits from it");
+    }
+    assert!(world.store.get(&keys::epoch(fork)).is_some(), "the fork point is kept alive");
+    // It goes with the branch that asks for it.
+    world.ask::<Merged>(&merge("b", false)).unwrap();
+    world.delete("b");
+    assert!(world.store.get(&keys::epoch(fork)).is_none(), "nobody asks for it any more");
+}
+
+#[test]
+fn what_another_branch_kept_of_a_deleted_one_stays() {
+    let world = World::new();
+    let a = world.make("a");
+    world.write(a, "f", "first");
+    let b = world.fork("b", "a");
+    world.write(b, "d/g", "second");
+    world.snapshot("b", "kept");
+    let state = |name: &str| world.tree(&world.branches.state(name).unwrap());
+    let before = state("b@kept");
+    // From the base on: it is the child of `a` no longer.
+    world.undone("b", "@base");
+    world.forget("b", "before-undo-1");
+    let dry: Removed = world.ask(&Command::BranchDelete { name: "a".into(), dry_run: true }).unwrap();
+    let removed = world.delete("a");
+    assert_eq!((dry.contents, removed.contents), (0, 0), "the other branch needs them");
+    assert_eq!(state("b@kept"), before);
+    assert_eq!(contents(&world, b), 0);
+    // The last one that needs it takes it along.
+    world.forget("b", "kept");
+    assert_eq!(files(&world), 0, "everything was given back");
+}
+
+/// Content files of a branch's head.
+fn contents(world: &World, id: BranchId) -> usize {
+    let view = world.view(id);
+    let has = |object| match view.object(object).unwrap().map(|found| found.value.body) {
+        Some(Body::File(FileBody::Content(_))) => 1,
+        _ => 0,
+    };
+    has(world.ino("f")) + has(world.ino("d/g"))
+}
+
+/// Content files of the store.
+pub(super) fn files(world: &World) -> usize {
+    world.core.sync().unwrap();
+    world.core.contents.ids().unwrap().map(Result::unwrap).count()
+}
