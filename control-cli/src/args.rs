@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod merge;
+pub(crate) mod quota;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use std::ffi::OsString;
@@ -141,6 +142,8 @@ pub(crate) struct Run {
     /// Nobody edits the base while the branch lives: it is cached for longer
     #[arg(long)]
     pub(crate) frozen: bool,
+    #[command(flatten)]
+    pub(crate) quota: quota::Quota,
     /// Do not print the summary of changes
     #[arg(long)]
     pub(crate) no_summary: bool,
@@ -175,6 +178,8 @@ pub(crate) struct Mount {
     /// Nobody edits the base while the branch lives: it is cached for longer
     #[arg(long)]
     pub(crate) frozen: bool,
+    #[command(flatten)]
+    pub(crate) quota: quota::Quota,
     /// Nothing can be changed through this mount
     #[arg(long, visible_alias = "read-only")]
     pub(crate) ro: bool,
@@ -243,7 +248,8 @@ Examples:
   agentfs branch create fix-1 --base ~/project
   agentfs branch create fix-2 --from fix-1           from its present state
   agentfs branch create fix-3 --from fix-1@tested    from a snapshot
-  agentfs branch create scratch                      begins empty")]
+  agentfs branch create scratch                      begins empty
+  agentfs branch create fix-4 --base ~/project --quota-bytes 10G --quota-inodes 100k")]
     Create {
         /// Its name
         name: String,
@@ -256,6 +262,25 @@ Examples:
         /// Nobody edits the base while branches of it live: it is cached for longer
         #[arg(long)]
         frozen: bool,
+        #[command(flatten)]
+        quota: quota::Quota,
+    },
+    /// Show or set what a branch may hold of its own
+    ///
+    /// Bytes are those of the files that the branch wrote or copied up, in blocks of 4 KiB and with their holes; inodes
+    /// are the files, directories and links that it made. What its snapshots keep counts too. Programs that want more
+    /// get EDQUOT; df on a mount of the branch shows both.
+    #[command(after_help = "\
+Examples:
+  agentfs branch quota fix-1
+  agentfs branch quota fix-1 --bytes 10G --inodes 100k
+  agentfs branch quota fix-1 --bytes none")]
+    Quota {
+        /// The branch
+        #[arg(value_name = "BRANCH")]
+        name: String,
+        #[command(flatten)]
+        quota: quota::NewQuota,
     },
     /// List the branches
     #[command(after_help = "Examples:\n  agentfs branch list\n  agentfs branch list --tree")]

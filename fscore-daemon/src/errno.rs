@@ -26,6 +26,7 @@ pub fn errno(error: &FsError) -> Errno {
         FsError::OtherView => Errno::EXDEV,
         FsError::NotIoctl => Errno::ENOTTY,
         FsError::Stale => Errno::ESTALE,
+        FsError::Quota => Errno::EDQUOT,
         FsError::Overflow => Errno::EOVERFLOW,
         FsError::OutOfReach(_) => Errno::EACCES,
         FsError::Io { source, .. } => Errno::from(source),

@@ -64,6 +64,7 @@ fn of_core(error: &FsError, message: String) -> Failure {
         FsError::Overflow => refuse(ErrorCode::Base, message).done(),
         FsError::NotFound => refuse(ErrorCode::NotFound, message).done(),
         FsError::Exists => refuse(ErrorCode::Exists, message).done(),
+        FsError::Quota => no_space(message),
         FsError::NotDirectory
         | FsError::IsDirectory
         | FsError::NotEmpty

@@ -283,7 +283,16 @@ impl Drop for Started {
 
 fn branch_of(client: &mut Client, name: &str, base: &Path) -> Result<(), ClientError> {
     let (name, base) = (name.to_owned(), Some(base.to_owned()));
-    client.branch_create(Call::BranchCreate { name, base, from: None, frozen: false, reuse: true }).map(drop)
+    client
+        .branch_create(Call::BranchCreate {
+            name,
+            base,
+            from: None,
+            frozen: false,
+            reuse: true,
+            limits: shm_transport::control::Limits::default(),
+        })
+        .map(drop)
 }
 
 fn code(result: Result<(), ClientError>) -> ErrorCode {

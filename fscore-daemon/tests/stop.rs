@@ -47,7 +47,14 @@ fn command(socket: &Path, over: &AtomicBool) {
     while !over.load(Relaxed) {
         let name = format!("c{made}");
         made += 1;
-        let create = Call::BranchCreate { name: name.clone(), base: None, from: None, frozen: false, reuse: true };
+        let create = Call::BranchCreate {
+            name: name.clone(),
+            base: None,
+            from: None,
+            frozen: false,
+            reuse: true,
+            limits: shm_transport::control::Limits::default(),
+        };
         let run = |client: &mut Client| -> Result<(), ClientError> {
             client.branch_create(create)?;
             client.mounts()?;

@@ -216,6 +216,7 @@ fn make_branch(paths: &Paths, request: &Request) -> Result<(), Failure> {
         from: None,
         frozen: request.options.frozen,
         reuse: true,
+        limits: shm_transport::control::Limits::default(),
     };
     ask(paths, |client| client.branch_create(command.clone())).map(drop)
 }

@@ -280,6 +280,7 @@ fn make_branch(paths: &Paths, config: &UnitConfig) -> Result<(), Failure> {
         from: None,
         frozen: config.options.frozen,
         reuse: true,
+        limits: shm_transport::control::Limits::default(),
     };
     let deadline = Instant::now() + READY_MAX;
     loop {

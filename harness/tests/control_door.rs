@@ -271,7 +271,14 @@ fn commands_are_carried_out_once_whatever_dies() {
                 assert_eq!(made.name, name);
                 done.fetch_add(1, Ordering::Release);
                 let from = Some(format!("b@{name}"));
-                let create = Command::BranchCreate { name: fork, base: None, from, frozen: false, reuse: false };
+                let create = Command::BranchCreate {
+                    name: fork,
+                    base: None,
+                    from,
+                    frozen: false,
+                    reuse: false,
+                    limits: shm_transport::control::Limits::default(),
+                };
                 let made: BranchInfo = door.ask(create).unwrap();
                 assert!(made.made);
                 done.fetch_add(1, Ordering::Release);

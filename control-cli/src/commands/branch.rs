@@ -9,7 +9,7 @@ use crate::mountinfo;
 use crate::output::{count, or_dash, shown, size, table};
 use serde_json::json;
 use shm_transport::control::client::Client;
-use shm_transport::control::{BranchInfo, Command, MountInfo, Removed};
+use shm_transport::control::{BranchInfo, Command, MountInfo, QuotaInfo, Removed};
 use std::time::Duration;
 
 /// How long a frontend may take to leave after its mount ended.
@@ -18,14 +18,20 @@ const DETACH_MAX: Duration = Duration::from_secs(5);
 /// `agentfs branch`.
 pub(super) fn branch(context: &Context, args: args::Branch) -> Result<()> {
     match args {
-        args::Branch::Create { name, base: given, from, frozen } => {
+        args::Branch::Create { name, base: given, from, frozen, quota } => {
             let base = given.as_deref().map(resolve_base).transpose()?;
             let mut client = context.ensure()?;
-            let info = context
-                .create_branch(&mut client, &Command::BranchCreate { name, base, from, frozen, reuse: false })
-                .map_err(|e| with_base_as_given(e, given.as_deref()))?;
+            let limits = quota.limits();
+            let create = Command::BranchCreate { name, base, from, frozen, reuse: false, limits };
+            let info =
+                context.create_branch(&mut client, &create).map_err(|e| with_base_as_given(e, given.as_deref()))?;
             warn(context, &info);
             context.output.result(&info, || made(&info))?;
+        }
+        args::Branch::Quota { name, quota } => {
+            let mut client = context.ensure()?;
+            let info = context.ask(&mut client, |c| c.branch_quota(&name, quota.limits()))?;
+            context.output.result(&info, || quota_details(&info))?;
         }
         args::Branch::List { tree } => {
             let mut client = context.ensure()?;
@@ -125,20 +131,44 @@ pub(crate) fn listing(list: &[BranchInfo]) -> String {
     if list.is_empty() {
         return "no branches\n".into();
     }
+    let limited = list.iter().any(|info| info.quota.is_some());
     let rows: Vec<_> = list
         .iter()
         .map(|info| {
             let mounts: Vec<_> = info.mounts.iter().map(|m| shown(&m.display().to_string())).collect();
-            vec![
+            let mut row = vec![
                 shown(&info.name),
                 or_dash(info.base.as_ref().map(|b| shown(&b.display().to_string())).unwrap_or_default()),
                 or_dash(info.from.as_deref().map(shown).unwrap_or_default()),
                 info.snapshots.len().to_string(),
                 or_dash(mounts.join(", ")),
-            ]
+            ];
+            row.extend(limited.then(|| or_dash(info.quota.as_ref().map(quota).unwrap_or_default())));
+            row
         })
         .collect();
-    table(&["BRANCH", "BASE", "FROM", "SNAPSHOTS", "MOUNTED ON"], &rows)
+    let mut head = vec!["BRANCH", "BASE", "FROM", "SNAPSHOTS", "MOUNTED ON"];
+    head.extend(limited.then_some("QUOTA"));
+    table(&head, &rows)
+}
+
+/// Limits and what is used of them, on one line.
+pub(super) fn quota(of: &QuotaInfo) -> String {
+    let part = |used: Option<String>, max: Option<String>, what: &str| match (used, max) {
+        (Some(used), Some(max)) => Some(format!("{used} of {max}{what}")),
+        (None, Some(max)) => Some(format!("at most {max}{what}")),
+        (_, None) => None,
+    };
+    let bytes = part(of.bytes_used.map(size), of.bytes.map(size), "");
+    let inodes = part(of.inodes_used.map(|n| n.to_string()), of.inodes.map(|n| n.to_string()), " inodes");
+    bytes.into_iter().chain(inodes).collect::<Vec<_>>().join(", ")
+}
+
+fn quota_details(info: &BranchInfo) -> String {
+    match &info.quota {
+        Some(limits) => format!("branch {}: {}\n", shown(&info.name), quota(limits)),
+        None => format!("branch {} has no limits\n", shown(&info.name)),
+    }
 }
 
 fn details(info: &BranchInfo) -> String {
@@ -155,6 +185,9 @@ fn details(info: &BranchInfo) -> String {
         list(info.snapshots.iter().map(|s| shown(s)).collect()),
         list(info.mounts.iter().map(|m| shown(&m.display().to_string())).collect()),
     );
+    if let Some(limits) = &info.quota {
+        text.push_str(&format!("quota      {}\n", quota(limits)));
+    }
     for warning in &info.warnings {
         text.push_str(&format!("warning    {}\n", shown(warning)));
     }

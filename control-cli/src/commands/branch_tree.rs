@@ -1,5 +1,6 @@
 //! `agentfs branch list --tree`: who was made from whom.
 
+use super::branch::quota;
 use crate::output::{or_dash, shown, size, span, table};
 use shm_transport::control::BranchInfo;
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ pub(super) fn tree(list: &[BranchInfo]) -> String {
         below.entry(parent(info)).or_default().push(info);
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let limited = list.iter().any(|info| info.quota.is_some());
     let mut rows = Vec::new();
     // Deepest first from the end, so that no depth of nesting is too much.
     let mut left: Vec<(&BranchInfo, String, String)> = Vec::new();
@@ -22,7 +24,9 @@ pub(super) fn tree(list: &[BranchInfo]) -> String {
         left.push((info, String::new(), String::new()));
     }
     while let Some((info, mark, indent)) = left.pop() {
-        rows.push(row(info, &mark, now));
+        let mut row = row(info, &mark, now);
+        row.extend(limited.then(|| or_dash(info.quota.as_ref().map(quota).unwrap_or_default())));
+        rows.push(row);
         let children = below.get(&Some(info.name.as_str())).map_or(&[][..], Vec::as_slice);
         for (n, child) in children.iter().enumerate().rev() {
             let last = n + 1 == children.len();
@@ -30,7 +34,8 @@ pub(super) fn tree(list: &[BranchInfo]) -> String {
             left.push((child, format!("{indent}{branch}"), format!("{indent}{rest}")));
         }
     }
-    let head = ["BRANCH", "MADE FROM", "CHANGES", "OWN DATA", "SNAPSHOTS", "AGE", "OWNER", "MOUNTED ON"];
+    let mut head = vec!["BRANCH", "MADE FROM", "CHANGES", "OWN DATA", "SNAPSHOTS", "AGE", "OWNER", "MOUNTED ON"];
+    head.extend(limited.then_some("QUOTA"));
     table(&head, &rows)
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use shm_transport::control::client::Client;
 use shm_transport::control::holder::{self, HeldMount};
 use shm_transport::control::service;
-use shm_transport::control::{BranchInfo, Command, MountInfo};
+use shm_transport::control::{BranchInfo, Command, Limit, Limits, MountInfo};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(super) fn mount(context: &Context, args: &args::Mount) -> Result<()> {
     }
     let mut client = context.ensure_held()?;
     commit::recover(context, &mut client);
-    let info = branch_for(context, &mut client, &args.branch, base, args.frozen)
+    let info = branch_for(context, &mut client, &args.branch, base, args.frozen, args.quota.limits())
         .map_err(|e| with_base_as_given(e, args.base.as_deref()))?;
     branch::warn(context, &info);
     if let Some(base) = &info.base {
@@ -61,15 +61,27 @@ pub(super) fn branch_for(
     name: &str,
     base: Option<PathBuf>,
     frozen: bool,
+    limits: Limits,
 ) -> Result<BranchInfo> {
     if base.is_none() {
         match context.ask(client, |c| c.branch_show(name)) {
             Err(e) if e.kind == Kind::NotFound => {}
-            other => return other,
+            other => return other.and_then(|info| has_limits(info, limits)),
         }
     }
-    let create = Command::BranchCreate { name: name.to_owned(), base, from: None, frozen, reuse: true };
-    context.create_branch(client, &create)
+    let create = Command::BranchCreate { name: name.to_owned(), base, from: None, frozen, reuse: true, limits };
+    context.create_branch(client, &create).and_then(|info| has_limits(info, limits))
+}
+
+/// Refuses a branch that has other limits than those asked for: they are set where it is made.
+fn has_limits(info: BranchInfo, limits: Limits) -> Result<BranchInfo> {
+    let has = info.quota.unwrap_or_default();
+    let fits = |wanted: Option<Limit>, has: Option<u64>| wanted.is_none_or(|wanted| wanted.max() == has);
+    if fits(limits.bytes, has.bytes) && fits(limits.inodes, has.inodes) {
+        return Ok(info);
+    }
+    Err(CliError::new(Kind::Exists, format!("branch {} exists and has other limits", info.name))
+        .hint(format!("agentfs branch quota {} shows and sets them", info.name)))
 }
 
 fn check_mountpoint(path: &Path) -> Result<PathBuf> {

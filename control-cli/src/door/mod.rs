@@ -110,7 +110,14 @@ fn obey(output: Output, cli: Cli) -> Result<()> {
                 Some(id) => door.snapshot(&id).map(|(branch, name)| format!("{branch}@{name}"))?,
                 None => door.branch()?,
             };
-            let create = Command::BranchCreate { name, base: None, from: Some(from), frozen: false, reuse: false };
+            let create = Command::BranchCreate {
+                name,
+                base: None,
+                from: Some(from),
+                frozen: false,
+                reuse: false,
+                limits: shm_transport::control::Limits::default(),
+            };
             let info: BranchInfo = door.ask(create)?;
             output.result(&info, || branch::made(&info))?;
         }

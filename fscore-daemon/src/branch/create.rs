@@ -2,13 +2,14 @@
 
 use super::info::{check_name, fail, fail_store, refuse};
 use super::mark::Mark;
+use super::quota::changed;
 use super::{Branches, base_check, base_list};
 use crate::core::ids::{BaseId, BranchId, EpochId, ObjectId};
 use crate::core::keys;
-use crate::core::record::{BaseRecord, Body, BranchRecord, EpochRecord, ObjectRecord};
+use crate::core::record::{BaseRecord, Body, BranchRecord, EpochRecord, ObjectRecord, Quota};
 use crate::core::state::lock;
 use crate::store::Batch;
-use shm_transport::control::{BranchInfo, ErrorCode, Failure};
+use shm_transport::control::{BranchInfo, ErrorCode, Failure, Limits};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Instant;
@@ -20,6 +21,7 @@ pub(super) struct Wanted<'a> {
     pub(super) base: Option<&'a Path>,
     pub(super) from: Option<&'a str>,
     pub(super) frozen: bool,
+    pub(super) limits: Limits,
 }
 
 /// What a new branch begins with.
@@ -29,6 +31,8 @@ struct Start {
     root: ObjectId,
     /// The branch and the frozen epoch that it continues.
     from: Option<(BranchId, EpochId)>,
+    /// The limits of its source.
+    quota: Quota,
 }
 
 impl Branches {
@@ -53,11 +57,12 @@ impl Branches {
         let start = match (&checked, wanted.from) {
             (Some(base), _) => {
                 let (id, root) = self.base_id(base, &mut batch)?;
-                Start { base: Some(id), frozen: wanted.frozen, root, from: None }
+                Start { base: Some(id), frozen: wanted.frozen, root, from: None, quota: Quota::default() }
             }
             (None, Some(source)) => self.start_from(source)?,
             (None, None) => {
-                Start { base: None, frozen: false, root: self.core.new_object().map_err(fail)?, from: None }
+                let root = self.core.new_object().map_err(fail)?;
+                Start { base: None, frozen: false, root, from: None, quota: Quota::default() }
             }
         };
         let id = self.core.new_branch().map_err(fail)?;
@@ -72,6 +77,7 @@ impl Branches {
             from: start.from,
             uid: self.uid,
             created: now,
+            quota: changed(start.quota, &wanted.limits),
         };
         batch.put(keys::branch(id), record.encode());
         batch.put(keys::epoch(epoch), EpochRecord { parent: start.from.map(|(_, e)| e), branch: id }.encode());
@@ -168,7 +174,8 @@ impl Branches {
             None => self.freeze(branch, |_, _| {})?,
         };
         let record = self.record(branch)?;
-        Ok(Start { base: record.base, frozen: record.frozen_base, root: record.root, from: Some((branch, epoch)) })
+        let BranchRecord { base, frozen_base: frozen, root, quota, .. } = record;
+        Ok(Start { base, frozen, root, from: Some((branch, epoch)), quota })
     }
 
     /// What `BRANCH`, `BRANCH@SNAPSHOT` or `SNAPSHOT` means; without an epoch it is a branch's head.

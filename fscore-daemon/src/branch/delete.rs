@@ -180,7 +180,7 @@ impl Branches {
         if !batch.is_empty() {
             store.commit(&batch)?;
         }
-        Ok(())
+        self.core.recount(ids.iter().copied())
     }
 
     /// The branches whose epochs a branch inherits from, it and its snapshots: what they have may have been kept for

@@ -79,6 +79,7 @@ impl Branches {
             micros: None,
             changes: None,
             own_bytes: None,
+            quota: self.quota_info(id, record.quota),
         })
     }
 
@@ -108,7 +109,8 @@ impl Branches {
 
     /// All branches, by name.
     pub(super) fn list(&self, weigh: bool) -> Result<Vec<BranchInfo>, Failure> {
-        let mut list = self.records()?.into_iter().map(|(id, _)| self.info(id)).collect::<Result<Vec<_>, _>>()?;
+        let info = |(id, _)| if weigh { self.counted_info(id) } else { self.info(id) };
+        let mut list = self.records()?.into_iter().map(info).collect::<Result<Vec<_>, _>>()?;
         for info in list.iter_mut().filter(|_| weigh) {
             let (changes, bytes) = self.weight(BranchId(info.id)).map_err(|e| fail_branch(&info.name, e))?;
             (info.changes, info.own_bytes) = (Some(changes), Some(bytes));

@@ -73,6 +73,7 @@ impl Branches {
             Command::Status
             | Command::Shutdown
             | Command::HandOver { .. }
+            | Command::BranchQuota { .. }
             | Command::BranchList { .. }
             | Command::BranchShow { .. }
             | Command::SnapshotList { .. }

@@ -16,6 +16,7 @@
 //! commit      the life of a commit
 //! mark        what a command from a mount leaves so that it is done once
 //! merge       what a branch and its parent changed, taken together
+//! quota       limits of branches
 //! links       names of changed hard links that nobody looked up
 //! info        answers and failures
 //! ```
@@ -40,6 +41,7 @@ pub mod mark;
 mod merge;
 mod paths;
 mod plan;
+mod quota;
 mod snapshot;
 
 #[cfg(test)]
@@ -93,12 +95,14 @@ impl Branches {
     /// The same; what it changes goes with a mark, see [`mark`].
     pub fn handle_marked(&self, command: &Command, mark: Option<&Mark>) -> Result<Value, Failure> {
         match command {
-            Command::BranchCreate { name, base, from, frozen, reuse } => {
-                let wanted = create::Wanted { name, base: base.as_deref(), from: from.as_deref(), frozen: *frozen };
+            Command::BranchCreate { name, base, from, frozen, reuse, limits } => {
+                let (base, from, frozen, limits) = (base.as_deref(), from.as_deref(), *frozen, *limits);
+                let wanted = create::Wanted { name, base, from, frozen, limits };
                 value(&self.create(&wanted, *reuse, mark)?)
             }
             Command::BranchList { weigh } => value(&self.list(*weigh)?),
-            Command::BranchShow { name } => value(&self.info(self.find(name)?)?),
+            Command::BranchShow { name } => value(&self.counted_info(self.find(name)?)?),
+            Command::BranchQuota { name, limits } => value(&self.quota(name, limits)?),
             Command::BranchDelete { name, dry_run } => value(&self.delete(name, *dry_run, mark)?),
             Command::SnapshotCreate { branch, name } => value(&self.snapshot_create(branch, name, mark)?),
             Command::SnapshotList { branch } => value(&self.snapshot_list(branch.as_deref())?),

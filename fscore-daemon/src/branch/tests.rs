@@ -281,5 +281,12 @@ fn asked(old: Option<&str>, new: &str) -> Command {
 }
 
 fn create(name: &str, base: Option<PathBuf>, from: Option<&str>, reuse: bool) -> Command {
-    Command::BranchCreate { name: name.into(), base, from: from.map(Into::into), frozen: false, reuse }
+    Command::BranchCreate {
+        name: name.into(),
+        base,
+        from: from.map(Into::into),
+        frozen: false,
+        reuse,
+        limits: shm_transport::control::Limits::default(),
+    }
 }

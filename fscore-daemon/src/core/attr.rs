@@ -5,6 +5,7 @@ use super::base::{BaseStat, attr_of};
 use super::edit::{Edit, body_of};
 use super::error::{FsError, FsResult, io, sys};
 use super::ids::{ContentId, ObjectId};
+use super::quota::charge;
 use super::record::{Body, FileBody, ObjectRecord};
 use super::session::{Op, Session};
 use super::state::{Core, lock};
@@ -137,8 +138,12 @@ impl Session {
     fn set_in_place(&self, id: ContentId, set: &SetAttr) -> FsResult<()> {
         let content = self.content(id)?;
         if let Some(size) = set.size {
+            let before = self.counted(id)?;
+            let taken = self.branch.ledger.take(charge(size).saturating_sub(before), 0)?;
             ftruncate(content.as_fd(), length(size)?).map_err(sys("set size"))?;
             content.written();
+            taken.keep();
+            self.branch.ledger.give_back(before.saturating_sub(charge(size)), 0);
         }
         set_times(&content, set, self.core.clock.now())
     }
@@ -149,8 +154,9 @@ impl Session {
             let _names = self.branch.names();
             return self.publish_times(p, Edit::new(&self.core, view));
         };
-        let reply = if needs_content(view, object, size)? {
-            self.with_copy(view, object, Some(size), |edit, content| {
+        let limited = self.branch.ledger.is_limited();
+        let reply = if needs_content(view, object, size, limited)? {
+            self.with_copy(view, object, Some(size), p.own, |edit, content| {
                 set_times(content, p.set, edit.now)?;
                 self.publish(p, edit)
             })?
@@ -162,7 +168,10 @@ impl Session {
             record.body = Body::File(FileBody::Hole { size });
             (record.atime, record.mtime, record.own_times) = (before.atime, now, false);
             record_times(record, p.set, now);
-            self.publish(p, edit)?
+            let replaced = p.own.map_or(Ok(0), |old| self.counted(old))?;
+            let reply = self.publish(p, edit)?;
+            self.branch.ledger.give_back(replaced, 0);
+            reply
         };
         if let Some(old) = p.own {
             self.core.doom(old);
@@ -234,10 +243,10 @@ struct Publication<'a> {
 /// Larger files without bytes get a content file at once, so that the host says whether it can have them.
 const HOLE_MAX: u64 = 1 << 40;
 
-/// Whether a file of this size cannot do without a content file.
-fn needs_content(view: &View, object: ObjectId, size: u64) -> FsResult<bool> {
+/// Whether a file of this size cannot do without a content file. Where a quota counts sizes it is counted at once.
+fn needs_content(view: &View, object: ObjectId, size: u64, limited: bool) -> FsResult<bool> {
     match body_of(view, object)? {
-        Body::File(FileBody::Hole { .. }) => Ok(size > HOLE_MAX),
+        Body::File(FileBody::Hole { size: now }) => Ok(size > HOLE_MAX || limited && size > now),
         Body::File(FileBody::Base | FileBody::Content(_)) => Ok(size > 0),
         Body::Directory { .. } => Err(FsError::IsDirectory),
         Body::Symlink { .. } | Body::Special { .. } => Err(FsError::Invalid),

@@ -51,6 +51,13 @@ impl Writer {
 pub struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
+    /// Over a value whose layout may have any version up to this one, and the version that it has.
+    pub fn up_to(bytes: &'a [u8], version: u8) -> Result<(Self, u8), Malformed> {
+        match bytes.split_first() {
+            Some((found, rest)) if (1..=version).contains(found) => Ok((Self(rest), *found)),
+            _ => Err(Malformed),
+        }
+    }
     /// Over a value whose layout must have this version.
     pub fn new(bytes: &'a [u8], version: u8) -> Result<Self, Malformed> {
         match bytes.split_first() {

@@ -4,13 +4,14 @@ use super::attr::{host_time, length};
 use super::edit::Edit;
 use super::error::{FsError, FsResult, io, sys};
 use super::ids::{ContentId, ObjectId};
+use super::quota::{charge, charge_of};
 use super::record::{Body, FileBody, ObjectRecord};
 use super::session::Session;
 use super::state::lock;
 use super::view::View;
 use crate::content::Content;
 use crate::store::StoreError;
-use nix::sys::stat::futimens;
+use nix::sys::stat::{fstat, futimens};
 use nix::unistd::ftruncate;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -27,6 +28,18 @@ pub(super) enum Source {
     Content(Arc<Content>),
     /// The base.
     Base(Arc<OwnedFd>),
+}
+
+impl Source {
+    /// How many bytes these are.
+    pub(super) fn size(&self) -> FsResult<u64> {
+        let stat = match self {
+            Self::Hole(size) => return Ok(*size),
+            Self::Content(content) => fstat(content.as_fd()),
+            Self::Base(fd) => fstat(fd.as_fd()),
+        };
+        Ok(stat.map_err(sys("stat"))?.st_size.max(0) as u64)
+    }
 }
 
 impl Session {
@@ -61,32 +74,44 @@ impl Session {
     }
 
     /// Runs `work` on a content that is the head's own, copied up first if need be. The content stays
-    /// in place meanwhile.
+    /// in place meanwhile. It may be as long as `end` afterwards, where it was shorter.
     pub(super) fn with_own_content<T>(
         &self,
         view: &View,
         object: ObjectId,
+        end: u64,
         work: impl FnOnce(BorrowedFd<'_>) -> FsResult<T>,
     ) -> FsResult<T> {
         {
             let _shared = self.branch.contents.shared(object);
             if let Some(content) = self.own_content(view, object)? {
-                return changed(&content, work);
+                let grows = self.branch.ledger.is_limited() && charge(end) > charge_of(&*content)?;
+                if !grows {
+                    return changed(&content, work);
+                }
             }
         }
         let _exclusive = self.branch.contents.exclusive(object);
         let content = match self.own_content(view, object)? {
             Some(content) => content,
-            None => self.with_copy(view, object, None, |edit, content| {
+            None => self.with_copy(view, object, None, None, |edit, content| {
                 edit.into_change().commit(self.core.store.as_ref())?;
                 Ok(Arc::clone(content))
             })?,
         };
-        changed(&content, work)
+        if !self.branch.ledger.is_limited() {
+            return changed(&content, work);
+        }
+        let before = charge_of(&*content)?;
+        let taken = self.branch.ledger.take(charge(end).saturating_sub(before), 0)?;
+        let done = changed(&content, work);
+        taken.keep_bytes(charge_of(&*content)?.saturating_sub(before));
+        done
     }
 
     /// Copies what the object holds into a new content of the head's own, of another size if one is given,
-    /// and has `publish` commit the change that refers to it. The caller has the content lock to itself.
+    /// and has `publish` commit the change that refers to it, and drop `replaces`. The caller has the content lock to
+    /// itself.
     ///
     /// A crash before the batch leaves a content file without a record, which the next start removes.
     pub(super) fn with_copy<T>(
@@ -94,11 +119,12 @@ impl Session {
         view: &View,
         object: ObjectId,
         size: Option<u64>,
+        replaces: Option<ContentId>,
         publish: impl Fn(Edit<'_>, &Arc<Content>) -> FsResult<T>,
     ) -> FsResult<T> {
         for _ in 0..TRIES {
             let id = self.core.new_content()?;
-            match self.try_copy(view, object, id, size, &publish) {
+            match self.try_copy(view, object, (id, replaces), size, &publish) {
                 Ok(Some(done)) => {
                     self.core.counts.copy_ups.fetch_add(1, Ordering::Relaxed);
                     return Ok(done);
@@ -129,7 +155,7 @@ impl Session {
         &self,
         view: &View,
         object: ObjectId,
-        id: ContentId,
+        (id, replaces): (ContentId, Option<ContentId>),
         size: Option<u64>,
         publish: &impl Fn(Edit<'_>, &Arc<Content>) -> FsResult<T>,
     ) -> FsResult<Option<T>> {
@@ -141,7 +167,13 @@ impl Session {
             }
             Source::Hole(_) | Source::Content(_) => None,
         };
+        // A smaller one in its place needs no room.
+        let replaced = replaces.map_or(Ok(0), |old| self.counted(old))?;
+        let size_max = size.map_or_else(|| source.size(), Ok)?;
+        let mut taken = self.branch.ledger.take(charge(size_max).saturating_sub(replaced), 0)?;
         let content = self.fill(&source, id, size)?;
+        let copied = charge_of(&*content)?;
+        taken.set_bytes(copied.saturating_sub(replaced))?;
         if !matches!(source, Source::Hole(0)) {
             // These bytes, or zeros of a hole, may have been durable for long. The record that refers to the copy may become so
             // at any moment, and must not find less than was there before.
@@ -170,7 +202,15 @@ impl Session {
             }
         }
         edit.change.content(id, object);
-        publish(edit, &content).map(Some)
+        let done = publish(edit, &content)?;
+        taken.keep();
+        self.branch.ledger.give_back(replaced.saturating_sub(copied), 0);
+        Ok(Some(done))
+    }
+
+    /// What a content file counts.
+    pub(super) fn counted(&self, id: ContentId) -> FsResult<u64> {
+        if self.branch.ledger.is_limited() { charge_of(&*self.content(id)?) } else { Ok(0) }
     }
 
     /// Makes the content; with a size no more is copied than it takes.

@@ -6,6 +6,7 @@ use super::edit::Edit;
 use super::error::{FsError, FsResult, io, sys};
 use super::ids::ObjectId;
 use super::nowait;
+use super::quota::{charge, charge_of};
 use super::session::{Op, Session};
 use super::state::lock;
 use super::view::View;
@@ -106,8 +107,10 @@ impl Session {
         if kill {
             self.strip_setid(op.view, object)?;
         }
-        let written = self
-            .with_own_content(op.view, object, |fd| payload.write_to(fd, offset, len).map_err(io("write content")))?;
+        let end = if len == 0 { 0 } else { offset + len as u64 };
+        let written = self.with_own_content(op.view, object, end, |fd| {
+            payload.write_to(fd, offset, len).map_err(io("write content"))
+        })?;
         Ok(Reply::Written { size: written as u32 })
     }
 
@@ -154,7 +157,17 @@ impl Session {
         if len == 0 {
             return Err(FsError::Invalid);
         }
-        self.with_own_content(view, object, |fd| fallocate(fd, flags, from, len).map_err(sys("allocate")))?;
+        let keeps_size = flags.contains(FallocateFlags::FALLOC_FL_KEEP_SIZE);
+        let end = if keeps_size { 0 } else { offset + length };
+        let limited = self.branch.ledger.is_limited();
+        self.with_own_content(view, object, end, |fd| {
+            // Space that no size tells of would not be counted.
+            let punches = flags.contains(FallocateFlags::FALLOC_FL_PUNCH_HOLE);
+            if limited && keeps_size && !punches && charge(offset + length) > charge_of(&fd)? {
+                return Err(FsError::Unsupported);
+            }
+            fallocate(fd, flags, from, len).map_err(sys("allocate"))
+        })?;
         Ok(Reply::Ok)
     }
 
@@ -191,13 +204,15 @@ impl Session {
             Source::Hole(_) => return Err(FsError::Unsupported),
             Source::Content(_) | Source::Base(_) if from.0 == to.0 => {
                 // Copy up first, so that both ends are the same file.
-                self.with_own_content(view, to.0, |_| Ok(()))?;
+                self.with_own_content(view, to.0, 0, |_| Ok(()))?;
                 self.source(view, from.0)?
             }
             other @ (Source::Content(_) | Source::Base(_)) => other,
         };
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
-        let copied = self.with_own_content(view, to.0, |fd| {
+        let there = source.size()?.saturating_sub(from.1).min(length as u64);
+        let end = if there == 0 { 0 } else { to.1.saturating_add(there) };
+        let copied = self.with_own_content(view, to.0, end, |fd| {
             let copy = match &source {
                 Source::Content(c) => copy_file_range(c.as_fd(), Some(&mut in_at), fd, Some(&mut out_at), length),
                 Source::Base(b) => copy_file_range(b.as_fd(), Some(&mut in_at), fd, Some(&mut out_at), length),

@@ -2,6 +2,7 @@
 
 use super::acl;
 use super::error::{FsError, FsResult};
+use super::quota::BLOCK;
 use super::session::{Op, Session};
 use shm_transport::mem::Payload;
 use shm_transport::wire::{self, FileKind, FsStat, NodeId, Opened, Reply, Request};
@@ -106,7 +107,7 @@ impl Session {
 
     pub(super) fn stat_fs(&self) -> FsResult<Reply> {
         let space = self.core.contents.space().map_err(super::error::io("statfs of the store"))?;
-        Ok(Reply::StatFs(FsStat {
+        let mut told = FsStat {
             blocks: space.blocks(),
             bfree: space.blocks_free(),
             bavail: space.blocks_available(),
@@ -114,7 +115,23 @@ impl Session {
             ffree: space.files_free(),
             bsize: space.fragment_size() as u32,
             namelen: wire::limits::NAME_MAX as u32,
-        }))
+        };
+        let quota = self.branch.ledger.quota();
+        if let Some(used) = self.branch.ledger.usage() {
+            if let Some(max) = quota.bytes {
+                // In blocks that a quota counts in; no more is available than the disk has.
+                let disk = told.bavail.saturating_mul(u64::from(told.bsize)) / BLOCK;
+                told.bsize = BLOCK as u32;
+                told.blocks = max / BLOCK;
+                told.bfree = max.saturating_sub(used.bytes) / BLOCK;
+                told.bavail = told.bfree.min(disk);
+            }
+            if let Some(max) = quota.inodes {
+                told.files = max;
+                told.ffree = max.saturating_sub(used.inodes);
+            }
+        }
+        Ok(Reply::StatFs(told))
     }
 }
 

@@ -65,6 +65,9 @@ pub enum FsError {
     /// The node names nothing any more; the kernel looks the path up again.
     #[error("stale node")]
     Stale,
+    /// The branch has reached a limit.
+    #[error("the quota of the branch is used up")]
+    Quota,
     /// The base has something that cannot be shown, e.g. an inode number of our own range.
     #[error("the base holds an object that cannot be represented")]
     Overflow,

@@ -24,6 +24,7 @@ pub mod merged;
 mod namespace;
 pub(crate) mod nowait;
 pub mod orphan;
+pub mod quota;
 pub mod record;
 mod rename;
 pub mod session;

@@ -154,8 +154,11 @@ impl Session {
         edit.insert(object, record);
         edit.change.first_xattrs(object, &lists);
         edit.put_name(dir, name, object, kind)?;
+        let taken = self.branch.ledger.take(0, 1)?;
         let reply = if open { Reply::Created(entry, Self::opened_own()) } else { Reply::Entry(entry) };
-        self.finish(op, edit.into_change(), reply, self.core.store.as_ref())
+        let made = self.finish(op, edit.into_change(), reply, self.core.store.as_ref())?;
+        taken.keep();
+        Ok(made)
     }
 
     fn fresh_entry(&self, view: &View, object: ObjectId, record: &ObjectRecord) -> shm_transport::wire::Entry {
@@ -194,7 +197,11 @@ impl Session {
         edit.insert(object, record);
         edit.change.orphan(object);
         edit.change.first_xattrs(object, &lists);
-        self.finish(op, edit.into_change(), Reply::Created(entry, Self::opened_own()), self.core.store.as_ref())
+        let taken = self.branch.ledger.take(0, 1)?;
+        let reply = Reply::Created(entry, Self::opened_own());
+        let made = self.finish(op, edit.into_change(), reply, self.core.store.as_ref())?;
+        taken.keep();
+        Ok(made)
     }
 
     /// `LINK`.

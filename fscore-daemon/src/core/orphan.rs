@@ -4,6 +4,7 @@ use super::change::Change;
 use super::error::{FsError, FsResult};
 use super::ids::ObjectId;
 use super::keys;
+use super::quota::charge;
 use super::record::{Body, ContentRecord, FileBody};
 use super::session::Session;
 use super::state::{Branch, Core, lock};
@@ -60,7 +61,7 @@ fn reclaim(core: &Core, branch: &Branch, view: &View, object: ObjectId) -> FsRes
     let mut change = Change::new(view);
     change.batch.reclaims = true;
     change.unorphan(object);
-    let mut gone = None;
+    let (mut gone, mut freed, mut inodes) = (None, 0, 0);
     if let Some(found) = view.object(object)?
         && found.value.nlink == 0
         && found.epoch == view.head()
@@ -69,13 +70,17 @@ fn reclaim(core: &Core, branch: &Branch, view: &View, object: ObjectId) -> FsRes
             let bytes = core.store.get(&keys::content(id)).ok_or(FsError::Damaged("content record missing"))?;
             if ContentRecord::decode(&bytes)?.epoch == view.head() {
                 change.drop_content(id);
+                freed = core.contents.stat(id).map_or(0, |stat| charge(stat.st_size.max(0) as u64));
                 gone = Some(id);
             }
         }
         change.drop_object(object);
+        // An older record says that somebody else still has it.
+        inodes = u64::from(!object.is_base() && core.first_epoch(object) == Some(view.head()));
         change.drop_xattrs(object);
     }
     change.commit(core.store.as_ref())?;
+    branch.ledger.give_back(freed, inodes);
     if let Some(id) = gone {
         core.doom(id);
     }

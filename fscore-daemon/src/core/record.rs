@@ -4,8 +4,19 @@ use super::codec::{Malformed, Reader, Writer};
 use super::ids::{BaseId, BranchId, ContentId, EpochId, ObjectId};
 use shm_transport::wire::{FileKind, RequestId, Timestamp};
 
-/// Version of every record layout in this file.
+/// Version of every record layout in this file that has only one.
 const V: u8 = 1;
+/// Of a branch that has limits.
+const V_QUOTA: u8 = 2;
+
+/// What a branch may hold of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Bytes of content; none for no limit.
+    pub bytes: Option<u64>,
+    /// Objects that it made.
+    pub inodes: Option<u64>,
+}
 
 /// A base directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +48,8 @@ pub struct BranchRecord {
     pub uid: u32,
     /// When it was made.
     pub created: Timestamp,
+    /// Its limits.
+    pub quota: Quota,
 }
 
 /// A node of the version tree.
@@ -240,27 +253,34 @@ impl BaseRecord {
 impl BranchRecord {
     /// To bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::new(V);
+        let limited = self.quota != Quota::default();
+        // Without limits as before there were any, for releases that know none.
+        let mut w = Writer::new(if limited { V_QUOTA } else { V });
         w.bytes(self.name.as_bytes()).u64(self.head.0);
         w.u8(u8::from(self.base.is_some())).u64(self.base.map_or(0, |b| b.0));
         w.u8(u8::from(self.frozen_base)).u64(self.root.0);
         let (branch, epoch) = self.from.unwrap_or((BranchId(0), EpochId(0)));
         w.u8(u8::from(self.from.is_some())).u64(branch.0).u64(epoch.0).u32(self.uid);
         put_time(&mut w, self.created);
+        for limit in [self.quota.bytes, self.quota.inodes].into_iter().filter(|_| limited) {
+            w.u8(u8::from(limit.is_some())).u64(limit.unwrap_or(0));
+        }
         w.finish()
     }
     /// From bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut r = Reader::new(bytes, V)?;
+        let (mut r, version) = Reader::up_to(bytes, V_QUOTA)?;
         let name = text(&mut r)?;
         let head = EpochId(r.u64()?);
         let (based, base) = (flag(&mut r)?, BaseId(r.u64()?));
         let (frozen_base, root) = (flag(&mut r)?, ObjectId(r.u64()?));
         let (forked, branch, epoch) = (flag(&mut r)?, BranchId(r.u64()?), EpochId(r.u64()?));
         let (uid, created) = (r.u32()?, time(&mut r)?);
+        let mut limit = || Ok((flag(&mut r)?, r.u64()?)).map(|(limited, max)| limited.then_some(max));
+        let quota = if version >= V_QUOTA { Quota { bytes: limit()?, inodes: limit()? } } else { Quota::default() };
         r.end()?;
         let (base, from) = (based.then_some(base), forked.then_some((branch, epoch)));
-        Ok(Self { name, head, base, frozen_base, root, from, uid, created })
+        Ok(Self { name, head, base, frozen_base, root, from, uid, created, quota })
     }
 }
 

@@ -84,6 +84,7 @@ impl Session {
         read_only: bool,
         mountpoint: &Path,
     ) -> FsResult<Arc<Self>> {
+        core.count_usage(&branch)?;
         core.join(&Member::new(id, branch.id, read_only, mountpoint))?;
         let mut replies = HashMap::new();
         let prefix = keys::prefix(b'R', &[id.0]);

@@ -10,6 +10,7 @@ use super::error::{FsError, FsResult};
 use super::ids::{BaseId, BranchId, ContentId, EpochId, ObjectId};
 use super::keys;
 use super::merged::Merged;
+use super::quota::Ledger;
 use super::record::{BaseRecord, BranchRecord, EpochRecord};
 use super::view::View;
 use crate::content::{Content, Contents};
@@ -96,6 +97,8 @@ pub struct Branch {
     names: Mutex<()>,
     /// See [`ContentLocks`].
     pub contents: ContentLocks,
+    /// Its limits and what it uses of them.
+    pub ledger: Ledger,
     /// Sessions attached to it now.
     pub sessions: Mutex<Vec<SessionId>>,
 }
@@ -382,16 +385,23 @@ impl Core {
         if let Some(branch) = branches.get(&id) {
             return Ok(Arc::clone(branch));
         }
-        let view = self.view_at(id, self.branch_record(id)?.head)?;
+        let record = self.branch_record(id)?;
+        let view = self.view_at(id, record.head)?;
         let branch = Arc::new(Branch {
             id,
             gate: RwLock::new(view),
             names: Mutex::new(()),
             contents: ContentLocks::default(),
+            ledger: Ledger::new(record.quota),
             sessions: Mutex::default(),
         });
         branches.insert(id, Arc::clone(&branch));
         Ok(branch)
+    }
+
+    /// The branch, if it was loaded.
+    pub fn loaded_branch(&self, id: BranchId) -> Option<Arc<Branch>> {
+        lock(&self.branches).get(&id).map(Arc::clone)
     }
 
     /// Forgets a deleted branch.

@@ -191,6 +191,7 @@ fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer, stream
         }
         Command::Mounts => Outcome::Answer(session::list(daemon).and_then(|mounts| value(&mounts))),
         command @ (Command::BranchCreate { .. }
+        | Command::BranchQuota { .. }
         | Command::BranchList { .. }
         | Command::BranchShow { .. }
         | Command::BranchDelete { .. }
@@ -246,7 +247,13 @@ pub(super) fn of_branches(
 
 /// Adds to an answer about branches where they are mounted.
 pub(super) fn tell_mounts(daemon: &Daemon, command: &Command, value: &mut Value) -> Result<(), Failure> {
-    if matches!(command, Command::BranchCreate { .. } | Command::BranchList { .. } | Command::BranchShow { .. }) {
+    if matches!(
+        command,
+        Command::BranchCreate { .. }
+            | Command::BranchQuota { .. }
+            | Command::BranchList { .. }
+            | Command::BranchShow { .. }
+    ) {
         fill_mounts(&session::list(daemon)?, value);
     }
     Ok(())

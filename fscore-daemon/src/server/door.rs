@@ -201,6 +201,7 @@ fn changes(command: &Command) -> bool {
         Command::Status
         | Command::Shutdown
         | Command::HandOver { .. }
+        | Command::BranchQuota { .. }
         | Command::BranchList { .. }
         | Command::BranchShow { .. }
         | Command::SnapshotList { .. }
@@ -223,6 +224,12 @@ fn changes(command: &Command) -> bool {
 
 fn carry_out(daemon: &Daemon, session: &Session, ctx: &Context, mut command: Command) -> Result<Value, Failure> {
     mean_this_branch(daemon, session, &mut command)?;
+    if matches!(&command, Command::BranchCreate { limits, .. } if !limits.is_empty()) {
+        // Whoever is limited by a branch must not give itself more.
+        return Err(refuse(ErrorCode::Denied, "limits are not set through a control file")
+            .hint("ask the daemon's socket: agentfs branch quota --help")
+            .done());
+    }
     if let Command::Diff { sources, .. } = &mut command {
         // Where the store and the base are is no business of who only has the mount.
         *sources = false;
@@ -246,6 +253,7 @@ fn carry_out(daemon: &Daemon, session: &Session, ctx: &Context, mut command: Com
         | Command::Diff { .. } => control::of_branches(daemon, &command, None, None),
         Command::Shutdown
         | Command::HandOver { .. }
+        | Command::BranchQuota { .. }
         | Command::BranchCreate { .. }
         | Command::BranchDelete { .. }
         | Command::SnapshotCreate { .. }
@@ -280,6 +288,7 @@ fn mean_this_branch(daemon: &Daemon, session: &Session, command: &mut Command) -
         | Command::Shutdown
         | Command::HandOver { .. }
         | Command::BranchCreate { from: None, .. }
+        | Command::BranchQuota { .. }
         | Command::BranchList { .. }
         | Command::BranchDelete { .. }
         | Command::SnapshotList { branch: None }

@@ -73,7 +73,14 @@ impl Daemon {
     }
 
     pub(crate) fn make(&self, name: &str) {
-        let create = Call::BranchCreate { name: name.into(), base: None, from: None, frozen: false, reuse: false };
+        let create = Call::BranchCreate {
+            name: name.into(),
+            base: None,
+            from: None,
+            frozen: false,
+            reuse: false,
+            limits: shm_transport::control::Limits::default(),
+        };
         self.client().branch_create(create).unwrap();
     }
 

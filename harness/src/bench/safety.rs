@@ -105,7 +105,14 @@ fn changes(dir: &Path, store: Arc<dyn Store>) -> Result<f64, String> {
     let contents = Contents::open(&dir.join("contents"), 16).map_err(|e| failed(&e))?;
     let core = Core::open(store, Arc::new(contents), Arc::new(HostClock)).map_err(|e| failed(&e))?;
     let branches = Branches::open(Arc::clone(&core), dir.to_owned(), Vec::new(), 0).map_err(|e| failed(&e))?;
-    let create = Command::BranchCreate { name: "b".into(), base: None, from: None, frozen: false, reuse: false };
+    let create = Command::BranchCreate {
+        name: "b".into(),
+        base: None,
+        from: None,
+        frozen: false,
+        reuse: false,
+        limits: shm_transport::control::Limits::default(),
+    };
     branches.handle(&create).map_err(|e| failed(&e))?;
     let id = branches.find("b").map_err(|e| failed(&e))?;
     let branch = core.branch(id).map_err(|e| failed(&e))?;

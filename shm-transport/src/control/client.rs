@@ -3,8 +3,8 @@
 use super::holder::owns_directory_of;
 use super::line::{LineError, LineStream, Peer};
 use super::{
-    Answer, BranchInfo, Call, Command, CommitPlan, Diff, Failure, FsckReport, Merged, MountInfo, Preference, Removed,
-    SnapshotInfo, Status, Undone, VERSION,
+    Answer, BranchInfo, Call, Command, CommitPlan, Diff, Failure, FsckReport, Limits, Merged, MountInfo, Preference,
+    Removed, SnapshotInfo, Status, Undone, VERSION,
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -135,6 +135,11 @@ impl Client {
     /// [`Command::BranchCreate`].
     pub fn branch_create(&mut self, command: Command) -> Result<BranchInfo, ClientError> {
         self.ask(command)
+    }
+
+    /// [`Command::BranchQuota`].
+    pub fn branch_quota(&mut self, name: &str, limits: Limits) -> Result<BranchInfo, ClientError> {
+        self.ask(Command::BranchQuota { name: name.into(), limits })
     }
 
     /// [`Command::BranchList`].

@@ -11,17 +11,21 @@ pub mod door;
 pub mod escape;
 mod fsck;
 pub mod holder;
+mod info;
 pub mod line;
 mod merge;
 pub mod paths;
 mod plan;
+mod quota;
 pub mod service;
 pub mod versions;
 
 pub use diff::{Change, ChangeKind, Diff, Source};
 pub use fsck::{FsckFinding, FsckReport, FsckSeverity};
+pub use info::{Bound, BranchInfo, SnapshotInfo};
 pub use merge::{Merged, Preference, Side, Undone};
 pub use plan::{PlanBody, PlanMeta, PlanObject, PlanStep, PlanWas};
+pub use quota::{Limit, Limits, QuotaInfo};
 
 use crate::wire::SessionId;
 use serde::{Deserialize, Serialize};
@@ -74,6 +78,17 @@ pub enum Command {
         /// Answer with the existing branch when one of this name and the same base exists.
         #[serde(default)]
         reuse: bool,
+        /// Its limits, where it does not exist yet.
+        #[serde(default, skip_serializing_if = "Limits::is_empty")]
+        limits: Limits,
+    },
+    /// Set limits of a branch, if any are given. Data: [`BranchInfo`].
+    BranchQuota {
+        /// Its name.
+        name: String,
+        /// What to set.
+        #[serde(default, skip_serializing_if = "Limits::is_empty")]
+        limits: Limits,
     },
     /// Show a process and its descendants another branch through the mount whose control file is asked. Data: [`Bound`].
     BranchBind {
@@ -352,75 +367,6 @@ pub enum SandboxState {
     /// Nothing: it was told so.
     #[default]
     Off,
-}
-
-/// A branch.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct BranchInfo {
-    /// Its name.
-    pub name: String,
-    /// Its number, never used again.
-    pub id: u64,
-    /// Its base directory.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base: Option<PathBuf>,
-    /// Whether the base is declared frozen.
-    #[serde(default)]
-    pub frozen: bool,
-    /// The snapshot that it was made from, as `BRANCH@SNAPSHOT`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<String>,
-    /// Owner's user id.
-    pub uid: u32,
-    /// Seconds since 1970.
-    pub created: i64,
-    /// Names of its snapshots.
-    pub snapshots: Vec<String>,
-    /// Where it is mounted now.
-    pub mounts: Vec<PathBuf>,
-    /// Whether this call made it.
-    #[serde(default)]
-    pub made: bool,
-    /// What the user should know, e.g. that the base is a live checkout.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<String>,
-    /// How long the daemon took to make it, in microseconds (only from a create).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub micros: Option<u64>,
-    /// Names and objects that it changed since it was made from its parent or base, if that was asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub changes: Option<u64>,
-    /// Allocated bytes of the content files that it does not share with its parent, if that was asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub own_bytes: Option<u64>,
-}
-
-/// A snapshot.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct SnapshotInfo {
-    /// The branch.
-    pub branch: String,
-    /// Its name.
-    pub name: String,
-    /// Seconds since 1970.
-    pub created: i64,
-    /// Branches made from it.
-    pub branches: Vec<String>,
-    /// How long the daemon took to make it, in microseconds (only from a create).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub micros: Option<u64>,
-}
-
-/// A process that sees another branch than the one that is mounted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bound {
-    /// The branch.
-    pub branch: String,
-    /// The process, as the daemon numbers it.
-    pub pid: u32,
-    /// Its control group, if the binding is by that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cgroup: Option<String>,
 }
 
 /// What a deletion removed or would remove.

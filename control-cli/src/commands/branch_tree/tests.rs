@@ -19,6 +19,7 @@ fn info(name: &str, from: Option<&str>) -> BranchInfo {
         micros: None,
         changes: Some(3),
         own_bytes: Some(4096),
+        quota: None,
     }
 }
 

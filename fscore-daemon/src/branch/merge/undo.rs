@@ -108,6 +108,7 @@ impl Branches {
         self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
         view.chain = self.core.chain(head).map_err(failed)?;
         drop(view);
+        self.core.recount([id]).map_err(failed)?;
         self.core.store.sync().map_err(|e| fail(e.into()))?;
         undone.snapshot = Some(snapshot);
         Ok(undone)

@@ -79,7 +79,14 @@ fn git_checkouts_are_told_apart() {
     std::fs::create_dir(base.join(".git")).unwrap();
     let info: BranchInfo = world.ask(&create("a", Some(base.clone()), None, false)).unwrap();
     assert_eq!(info.warnings.len(), 1);
-    let frozen = Command::BranchCreate { name: "b".into(), base: Some(base), from: None, frozen: true, reuse: false };
+    let frozen = Command::BranchCreate {
+        name: "b".into(),
+        base: Some(base),
+        from: None,
+        frozen: true,
+        reuse: false,
+        limits: shm_transport::control::Limits::default(),
+    };
     assert!(world.ask::<BranchInfo>(&frozen).unwrap().warnings.is_empty());
 }
 

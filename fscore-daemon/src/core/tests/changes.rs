@@ -250,7 +250,7 @@ fn writers_that_meet_at_the_first_change_lose_nothing() {
                     let write = |fd: std::os::fd::BorrowedFd<'_>| {
                         nix::sys::uio::pwrite(fd, &bytes, at).map_err(crate::core::error::sys("write"))
                     };
-                    assert_eq!(session.with_own_content(&view, ObjectId(base.0), write).unwrap(), PIECE);
+                    assert_eq!(session.with_own_content(&view, ObjectId(base.0), 0, write).unwrap(), PIECE);
                 });
             }
         });

@@ -12,6 +12,7 @@ mod host;
 mod members;
 mod overlay;
 mod power;
+mod quota;
 mod reading;
 mod replace;
 mod replay;
@@ -103,6 +104,7 @@ impl Rig {
             from: None,
             uid: 0,
             created: Timestamp::default(),
+            quota: super::record::Quota::default(),
         };
         batch.put(keys::branch(branch), record.encode());
         store.commit(&batch).unwrap();

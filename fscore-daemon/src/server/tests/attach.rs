@@ -96,7 +96,14 @@ pub(crate) fn with_branch(name: &str) -> super::Running {
 }
 
 pub(crate) fn make(running: &super::Running, name: &str) {
-    let create = Command::BranchCreate { name: name.into(), base: None, from: None, frozen: false, reuse: false };
+    let create = Command::BranchCreate {
+        name: name.into(),
+        base: None,
+        from: None,
+        frozen: false,
+        reuse: false,
+        limits: shm_transport::control::Limits::default(),
+    };
     running.client().branch_create(create).unwrap();
 }
 

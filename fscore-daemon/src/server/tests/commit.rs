@@ -12,6 +12,7 @@ fn changed(running: &Running, base: &Path) {
         from: None,
         frozen: false,
         reuse: false,
+        limits: shm_transport::control::Limits::default(),
     };
     running.client().branch_create(create).unwrap();
     let mut frontend = Frontend::new(1, false);

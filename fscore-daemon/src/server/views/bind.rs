@@ -178,6 +178,7 @@ fn view_of(daemon: &Daemon, views: &Views, name: &str) -> Result<ViewSlot, Failu
     }
     let slot = ViewSlot(slot);
     let branch = daemon.core.branch(id).map_err(failed)?;
+    daemon.core.count_usage(&branch).map_err(failed)?;
     let mut division = state.division.clone();
     division.views.push((slot, id));
     let place = daemon.core.members().map_err(failed)?.into_iter().find(|member| member.session == views.main.id);

@@ -71,7 +71,7 @@ impl Views {
         };
         let mut others = BTreeMap::new();
         for (slot, branch) in &division.views {
-            match core.branch(*branch) {
+            match core.branch(*branch).and_then(|branch| core.count_usage(&branch).map(|()| branch)) {
                 Ok(branch) => {
                     others.insert(*slot, main.beside(branch, *slot));
                 }

@@ -56,7 +56,14 @@ fn a_call_that_cannot_be_written_is_an_error_at_once() {
     let (_dir, socket, thread) = daemon(vec![Answer::Ok(json!([]))]);
     let mut client = Client::connect(&socket).unwrap();
     let base = Some(std::ffi::OsString::from_vec(b"/base-\xff".to_vec()).into());
-    let create = Command::BranchCreate { name: "x".into(), base, from: None, frozen: false, reuse: false };
+    let create = Command::BranchCreate {
+        name: "x".into(),
+        base,
+        from: None,
+        frozen: false,
+        reuse: false,
+        limits: crate::control::Limits::default(),
+    };
     assert!(matches!(client.branch_create(create), Err(ClientError::Line(LineError::Json(_)))));
     // The connection is as good as before.
     assert!(client.mounts().unwrap().is_empty());

@@ -1,0 +1,272 @@
+//! What a branch may hold of its own, and what it holds: counted from the records when its first mount comes, and
+//! kept in memory from then on. Nothing of it is written with an operation.
+//!
+//! Bytes are those of the content files that the branch owns, each in whole blocks of [`BLOCK`] and with its holes;
+//! inodes are the objects that it made. Its snapshots count. A branch without a limit counts nothing.
+
+use super::error::{FsError, FsResult, sys};
+use super::ids::{BranchId, EpochId, ObjectId};
+use super::keys;
+use super::record::{Body, ContentRecord, EpochRecord, FileBody, ObjectRecord, Quota};
+use super::state::{Branch, Core};
+use super::view::View;
+use nix::sys::stat::fstat;
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Sizes count in blocks of so many bytes.
+pub const BLOCK: u64 = 4096;
+/// Stands for no limit.
+const NONE: u64 = u64::MAX;
+
+/// What a branch holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of its content files.
+    pub bytes: u64,
+    /// Objects that it made.
+    pub inodes: u64,
+}
+
+/// What a content file of this size counts.
+pub fn charge(size: u64) -> u64 {
+    size.checked_next_multiple_of(BLOCK).unwrap_or(NONE)
+}
+
+/// What an open content file counts.
+pub(super) fn charge_of(fd: &impl AsFd) -> FsResult<u64> {
+    let stat = fstat(fd.as_fd()).map_err(sys("stat content"))?;
+    Ok(charge(stat.st_size.max(0) as u64))
+}
+
+/// Limits and use of one branch. They change while an operation holds the branch's gate, the limits only while none
+/// does.
+#[derive(Debug)]
+pub struct Ledger {
+    bytes_max: AtomicU64,
+    inodes_max: AtomicU64,
+    bytes: AtomicU64,
+    inodes: AtomicU64,
+    /// The use is known.
+    counted: AtomicBool,
+}
+
+impl Ledger {
+    /// Not counted yet.
+    pub fn new(quota: Quota) -> Self {
+        let it = Self {
+            bytes_max: AtomicU64::new(NONE),
+            inodes_max: AtomicU64::new(NONE),
+            bytes: AtomicU64::new(0),
+            inodes: AtomicU64::new(0),
+            counted: AtomicBool::new(false),
+        };
+        it.limit(quota);
+        it
+    }
+
+    fn limit(&self, quota: Quota) {
+        self.bytes_max.store(quota.bytes.unwrap_or(NONE), Ordering::SeqCst);
+        self.inodes_max.store(quota.inodes.unwrap_or(NONE), Ordering::SeqCst);
+    }
+
+    /// The limits.
+    pub fn quota(&self) -> Quota {
+        let limit = |max: &AtomicU64| Some(max.load(Ordering::SeqCst)).filter(|max| *max != NONE);
+        Quota { bytes: limit(&self.bytes_max), inodes: limit(&self.inodes_max) }
+    }
+
+    /// Whether there is any limit.
+    pub fn is_limited(&self) -> bool {
+        self.bytes_max.load(Ordering::Relaxed) != NONE || self.inodes_max.load(Ordering::Relaxed) != NONE
+    }
+
+    /// What is used, if it is counted.
+    pub fn usage(&self) -> Option<Usage> {
+        (self.is_limited() && self.counted.load(Ordering::SeqCst))
+            .then(|| Usage { bytes: self.bytes.load(Ordering::SeqCst), inodes: self.inodes.load(Ordering::SeqCst) })
+    }
+
+    /// Takes room before it is used; what is not kept goes back.
+    pub(super) fn take(&self, bytes: u64, inodes: u64) -> FsResult<Taken<'_>> {
+        let mut taken = Taken { ledger: self, bytes: 0, inodes: 0 };
+        if self.is_limited() {
+            take(&self.bytes, &self.bytes_max, bytes)?;
+            taken.bytes = bytes;
+            take(&self.inodes, &self.inodes_max, inodes)?;
+            taken.inodes = inodes;
+        }
+        Ok(taken)
+    }
+
+    /// Gives room back.
+    pub(super) fn give_back(&self, bytes: u64, inodes: u64) {
+        if self.is_limited() {
+            give(&self.bytes, bytes);
+            give(&self.inodes, inodes);
+        }
+    }
+}
+
+fn take(used: &AtomicU64, max: &AtomicU64, more: u64) -> FsResult<()> {
+    let max = max.load(Ordering::Relaxed);
+    let within = |used: u64| used.checked_add(more).filter(|sum| *sum <= max || more == 0);
+    used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, within).map(drop).map_err(|_| FsError::Quota)
+}
+
+fn give(used: &AtomicU64, less: u64) {
+    // Always answered with a number.
+    used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |used| Some(used.saturating_sub(less))).ok();
+}
+
+/// Room that was taken; goes back unless it is kept.
+#[derive(Debug)]
+pub(super) struct Taken<'a> {
+    ledger: &'a Ledger,
+    bytes: u64,
+    inodes: u64,
+}
+
+impl Taken<'_> {
+    /// It is used.
+    pub(super) fn keep(mut self) {
+        (self.bytes, self.inodes) = (0, 0);
+    }
+
+    /// So many of the bytes are used; takes the rest, or gives it back.
+    pub(super) fn keep_bytes(mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// As many bytes as it turned out to be.
+    pub(super) fn set_bytes(&mut self, bytes: u64) -> FsResult<()> {
+        if self.ledger.is_limited() {
+            take(&self.ledger.bytes, &self.ledger.bytes_max, bytes.saturating_sub(self.bytes))?;
+            give(&self.ledger.bytes, self.bytes.saturating_sub(bytes));
+            self.bytes = bytes;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.ledger.give_back(self.bytes, self.inodes);
+    }
+}
+
+impl Core {
+    /// Counts what a branch with limits uses, unless that is known.
+    pub fn count_usage(&self, branch: &Branch) -> FsResult<()> {
+        if branch.ledger.is_limited() && !branch.ledger.counted.load(Ordering::SeqCst) {
+            let view = branch.view_mut();
+            self.count_into(branch, &view)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the limits; `record` makes them those of the record too. No operation runs meanwhile.
+    pub fn set_quota<E: From<FsError>>(
+        &self,
+        branch: &Branch,
+        quota: Quota,
+        record: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let view = branch.view_mut();
+        record()?;
+        branch.ledger.limit(quota);
+        branch.ledger.counted.store(false, Ordering::SeqCst);
+        Ok(self.count_into(branch, &view)?)
+    }
+
+    /// Something else than an operation changed what branches own: it is counted afresh where that
+    /// was done before.
+    pub fn recount(&self, ids: impl IntoIterator<Item = BranchId>) -> FsResult<()> {
+        for id in ids {
+            let Some(branch) = self.loaded_branch(id).filter(|branch| branch.ledger.is_limited()) else { continue };
+            let view = branch.view_mut();
+            if branch.ledger.counted.swap(false, Ordering::SeqCst) {
+                self.count_into(&branch, &view)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count_into(&self, branch: &Branch, view: &View) -> FsResult<()> {
+        let ledger = &branch.ledger;
+        if ledger.is_limited() && !ledger.counted.load(Ordering::SeqCst) {
+            let usage = self.usage_of(branch.id, view.root)?;
+            ledger.bytes.store(usage.bytes, Ordering::SeqCst);
+            ledger.inodes.store(usage.inodes, Ordering::SeqCst);
+            ledger.counted.store(true, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// What a branch uses, by its records and content files.
+    pub fn usage_of(&self, id: BranchId, root: ObjectId) -> FsResult<Usage> {
+        let own = self.epochs_of(id)?;
+        let (mut usage, mut contents, mut made) = (Usage::default(), BTreeSet::new(), BTreeSet::new());
+        for &epoch in &own {
+            for object in self.changed_objects(epoch) {
+                let bytes = self.store.get(&keys::object(object, epoch)).ok_or(FsError::Damaged("object missing"))?;
+                if let Body::File(FileBody::Content(content)) = ObjectRecord::decode(&bytes)?.body
+                    && let Some(owner) = self.store.get(&keys::content(content))
+                    && own.contains(&ContentRecord::decode(&owner)?.epoch)
+                    && contents.insert(content)
+                {
+                    let size = self.contents.stat(content).map_or(0, |stat| stat.st_size.max(0) as u64);
+                    usage.bytes = usage.bytes.saturating_add(charge(size));
+                }
+                let counts = !object.is_base() && object != root;
+                if counts && self.first_epoch(object).is_some_and(|first| own.contains(&first)) {
+                    made.insert(object);
+                }
+            }
+        }
+        usage.inodes = made.len() as u64;
+        Ok(usage)
+    }
+
+    fn epochs_of(&self, id: BranchId) -> FsResult<BTreeSet<EpochId>> {
+        let prefix = keys::prefix(b'E', &[]);
+        let (mut own, mut damaged) = (BTreeSet::new(), false);
+        self.store.scan(&prefix, &mut |key, value| {
+            let inside = key.starts_with(&prefix);
+            if inside {
+                match (keys::number(key, 0), EpochRecord::decode(value)) {
+                    (Some(epoch), Ok(record)) if record.branch == id => {
+                        own.insert(EpochId(epoch));
+                    }
+                    (Some(_), Ok(_)) => {}
+                    _ => damaged = true,
+                }
+            }
+            inside
+        });
+        if damaged { Err(FsError::Damaged("epoch")) } else { Ok(own) }
+    }
+
+    fn changed_objects(&self, epoch: EpochId) -> Vec<ObjectId> {
+        let prefix = [keys::changes(epoch).as_slice(), b"O"].concat();
+        let mut objects = Vec::new();
+        self.store.scan(&prefix, &mut |key, _| {
+            let object = key.strip_prefix(prefix.as_slice()).and_then(|rest| rest.first_chunk());
+            objects.extend(object.map(|number| ObjectId(u64::from_be_bytes(*number))));
+            object.is_some()
+        });
+        objects
+    }
+
+    /// The epoch in which an object was made, as far as there are records of it: who has that epoch has the object.
+    pub(super) fn first_epoch(&self, object: ObjectId) -> Option<EpochId> {
+        let prefix = keys::prefix(b'O', &[object.0]);
+        let mut first = None;
+        self.store.scan(&prefix, &mut |key, _| {
+            first = key.starts_with(&prefix).then(|| keys::number(key, 1).map(EpochId)).flatten();
+            false
+        });
+        first
+    }
+}
