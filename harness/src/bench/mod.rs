@@ -3,6 +3,7 @@
 //! Base, store, the host's own directory and the layers of the others lie on one image over a loop device in `/dev/shm`;
 //! the sides take turns within each round, so that a drift of the machine meets all of them.
 
+mod depth;
 mod image;
 mod load;
 mod meter;
@@ -32,6 +33,9 @@ pub struct Options {
     /// Sizes of the bases over which branches are made.
     #[arg(long, value_delimiter = ',', default_value = "100,10000,1000000")]
     pub entries: Vec<u64>,
+    /// Numbers of changes that are compared, committed and merged.
+    #[arg(long, value_delimiter = ',', default_value = "10,1000,100000")]
+    pub changes: Vec<u64>,
     /// Files of the small-file workloads.
     #[arg(long, default_value_t = 10_000)]
     pub files: u32,
@@ -44,7 +48,7 @@ pub struct Options {
     /// Size of the image, in GiB.
     #[arg(long, default_value_t = 8)]
     pub image_gib: u64,
-    /// Only these parts: `load`, `branch`, `walk`, `start`, `safety`.
+    /// Only these parts: `load`, `branch`, `depth`, `walk`, `start`, `safety`.
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
     /// Also run the workloads on overlayfs, fuse-overlayfs, and what `--passthrough-hp` names.
@@ -75,7 +79,11 @@ pub fn run(options: &Options) -> Result<(), String> {
         // Noticed between workloads: the guards then clean up as on any failure.
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|e| format!("signals: {e}"))?;
     }
-    let most = options.entries.iter().sum::<u64>() + options.walk + u64::from(options.files) * 8;
+    let most = options.entries.iter().sum::<u64>()
+        + options.entries.iter().max().unwrap_or(&0)
+        + options.changes.iter().sum::<u64>() * 4
+        + options.walk
+        + u64::from(options.files) * 8;
     let image = Image::new(options.image_gib, most + 500_000)?;
     let mut report = Report::default();
     let result = measure(options, image.path(), &stop, &mut report);
@@ -113,6 +121,11 @@ fn measure(options: &Options, image: &Path, stop: &AtomicBool, report: &mut Repo
     if wanted("branch") {
         eprintln!("branches over {:?} entries", options.entries);
         scale::branches(&world, options, report)?;
+        go_on()?;
+    }
+    if wanted("depth") {
+        eprintln!("branches in depth");
+        depth::measure(&world, options, report)?;
         go_on()?;
     }
     if wanted("start") {
