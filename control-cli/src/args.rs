@@ -305,6 +305,9 @@ Examples:
         /// The process, as the daemon numbers it
         #[arg(long, value_name = "PID")]
         pid: u32,
+        /// Make no control group: let the process's descent decide
+        #[arg(long)]
+        by_descent: bool,
         /// The mount [default: the one around the working directory]
         #[arg(long, value_name = "MNT", value_hint = ValueHint::DirPath)]
         mount: Option<PathBuf>,
@@ -327,6 +330,9 @@ Examples:
         /// The mount [default: the one around the working directory]
         #[arg(long, value_name = "MNT", value_hint = ValueHint::DirPath)]
         mount: Option<PathBuf>,
+        /// Make no control group: let the process's descent decide
+        #[arg(long)]
+        by_descent: bool,
         /// The branch
         #[arg(value_name = "BRANCH")]
         branch: String,

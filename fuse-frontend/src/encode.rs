@@ -95,7 +95,16 @@ pub(crate) enum Outgoing {
     /// A listing whose entries count as lookups: from a private copy of the first `len` bytes.
     Listing { unique: u64, len: u32 },
     /// The result of an ioctl and so many bytes of the payload, from where the data of an ioctl begins.
-    Ioctl { unique: u64, result: i32, len: u32, expire: u32 },
+    Ioctl { unique: u64, result: i32, len: u32, first: First },
+}
+
+/// What is done before the answer to an ioctl.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct First {
+    /// Milliseconds to wait.
+    pub(crate) settle: u32,
+    /// Bytes of names to let expire.
+    pub(crate) expire: u32,
 }
 
 /// Success without a body.
@@ -186,9 +195,14 @@ pub(crate) fn reply(unique: u64, expect: Expect, reply: &Reply) -> Option<Outgoi
             Fixed::with(unique, &WriteOut { size: u32::try_from(*count).ok()?, padding: 0 })
         }
         (Expect::Offset, Reply::Offset(offset)) => Fixed::with(unique, &OffsetOut { offset: *offset }),
-        (Expect::Ioctl { max }, Reply::Ioctl { errno, len, expire }) if *len <= max => {
+        (Expect::Ioctl { max }, Reply::Ioctl { errno, len, expire, settle }) if *len <= max => {
             let result = errno.map_or(0, |errno| -errno.get());
-            return Some(Outgoing::Ioctl { unique, result, len: *len, expire: *expire });
+            return Some(Outgoing::Ioctl {
+                unique,
+                result,
+                len: *len,
+                first: First { settle: *settle, expire: *expire },
+            });
         }
         (Expect::StatFs, Reply::StatFs(stat)) => Fixed::with(unique, &StatFsOut::from(stat)),
         _ => return None,

@@ -4,10 +4,13 @@
 use crate::channel::{Channel, Written};
 use crate::encode;
 use std::io;
+use std::time::Duration;
 
-/// Has the kernel look the names of the root up again, `names` with a NUL behind each, and then sends `answer`.
-pub(crate) fn expire_then_answer(kernel: Channel, names: Vec<u8>, answer: Vec<u8>) -> io::Result<()> {
+/// After the time `settle` has the kernel look the names of the root up again, `names` with a NUL behind each, and then
+/// sends `answer`.
+pub(crate) fn expire_then_answer(kernel: Channel, settle: Duration, names: Vec<u8>, answer: Vec<u8>) -> io::Result<()> {
     let work = move || {
+        std::thread::sleep(settle);
         let told = expire(&kernel, &names).and_then(|()| kernel.send(&answer));
         if let Err(error) = told {
             tracing::error!(%error, "the kernel could not be told to look names up again");

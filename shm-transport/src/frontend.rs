@@ -8,7 +8,7 @@ use crate::session::{SessionFds, SessionHeader, SessionMap, ShmRing, Slot, write
 use crate::slot::{self, Event, Reclaimed, State};
 use crate::spin::{self, Spin, Spun};
 use crate::transport::{Completion, FsTransport, Lease, TransportError};
-use crate::wire::limits::{IOCTL_MAX, IOCTL_NAMES_MAX, PAYLOAD_MAX, REPLY_MAX, REQUEST_MAX};
+use crate::wire::limits::{IOCTL_MAX, IOCTL_NAMES_MAX, IOCTL_SETTLE_MAX, PAYLOAD_MAX, REPLY_MAX, REQUEST_MAX};
 use crate::wire::{self, Errno, Reply, Request, RequestId, SessionId, SlotIndex};
 use std::collections::VecDeque;
 use std::io;
@@ -377,7 +377,9 @@ impl Record {
 fn within_payload(reply: &Reply) -> bool {
     match reply {
         Reply::Data { len } => *len as usize <= PAYLOAD_MAX,
-        Reply::Ioctl { len, expire, .. } => *len as usize <= IOCTL_MAX && *expire as usize <= IOCTL_NAMES_MAX,
+        Reply::Ioctl { len, expire, settle, .. } => {
+            *len as usize <= IOCTL_MAX && *expire as usize <= IOCTL_NAMES_MAX && *settle <= IOCTL_SETTLE_MAX
+        }
         Reply::Ok
         | Reply::Error(_)
         | Reply::Entry(_)

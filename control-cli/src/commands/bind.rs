@@ -10,9 +10,9 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 
 /// `agentfs branch bind`.
-pub(crate) fn bind(output: Output, mount: Option<PathBuf>, branch: &str, pid: u32) -> Result<()> {
+pub(crate) fn bind(output: Output, mount: Option<PathBuf>, branch: &str, pid: u32, by_descent: bool) -> Result<()> {
     let (_, door) = open(mount)?;
-    let bound = carry_out(&door, branch, Some(pid))?;
+    let bound = carry_out(&door, branch, Some(pid), by_descent)?;
     output.result(&bound, || {
         let how = if bound.cgroup.is_some() { "its control group" } else { "its descendants" };
         format!("process {} and {how} see the branch {}\n", bound.pid, shown(&bound.branch))
@@ -27,17 +27,22 @@ pub(crate) fn unbind(output: Output, mount: Option<PathBuf>, pid: u32) -> Result
 }
 
 /// `agentfs branch exec`: becomes the command, or says why not.
-pub(crate) fn exec(mount: Option<PathBuf>, branch: &str, command: &[OsString]) -> CliError {
-    match try_exec(mount, branch, command) {
+pub(crate) fn exec(mount: Option<PathBuf>, branch: &str, by_descent: bool, command: &[OsString]) -> CliError {
+    match try_exec(mount, branch, by_descent, command) {
         Ok(never) => match never {},
         Err(error) => error,
     }
 }
 
-fn try_exec(mount: Option<PathBuf>, branch: &str, command: &[OsString]) -> Result<std::convert::Infallible> {
+fn try_exec(
+    mount: Option<PathBuf>,
+    branch: &str,
+    by_descent: bool,
+    command: &[OsString],
+) -> Result<std::convert::Infallible> {
     let (mount, door) = open(mount)?;
     let here = std::env::current_dir().doing(|| "find the working directory".into())?;
-    carry_out(&door, branch, None)?;
+    carry_out(&door, branch, None, by_descent)?;
     drop(door);
     // The directory of that path in the branch, where it has one.
     if here.starts_with(&mount) && std::env::set_current_dir(&here).is_err() {
@@ -67,9 +72,9 @@ fn open(mount: Option<PathBuf>) -> Result<(PathBuf, Door)> {
     Ok((mount, door))
 }
 
-/// Binds, by a control group where one can be made.
-pub(crate) fn carry_out(door: &Door, branch: &str, pid: Option<u32>) -> Result<Bound> {
-    let grouped = cgroup::enter(pid.unwrap_or_else(std::process::id));
+/// Binds, by a control group where one can be made, if that is wanted.
+pub(crate) fn carry_out(door: &Door, branch: &str, pid: Option<u32>, by_descent: bool) -> Result<Bound> {
+    let grouped = !by_descent && cgroup::enter(pid.unwrap_or_else(std::process::id));
     let ask = |cgroup| door.ask(Command::BranchBind { branch: branch.to_owned(), pid, cgroup });
     match ask(grouped) {
         // The daemon sees other groups than we do.

@@ -43,9 +43,13 @@ pub(super) fn branch(context: &Context, args: args::Branch) -> Result<()> {
             let info = context.ask(&mut client, |c| c.branch_show(&name))?;
             context.output.result(&info, || details(&info))?;
         }
-        args::Branch::Bind { pid, mount, branch } => bind::bind(context.output, mount, &branch, pid)?,
+        args::Branch::Bind { pid, mount, branch, by_descent } => {
+            bind::bind(context.output, mount, &branch, pid, by_descent)?;
+        }
         args::Branch::Unbind { pid, mount } => bind::unbind(context.output, mount, pid)?,
-        args::Branch::Exec { mount, branch, command } => return Err(bind::exec(mount, &branch, &command)),
+        args::Branch::Exec { mount, branch, by_descent, command } => {
+            return Err(bind::exec(mount, &branch, by_descent, &command));
+        }
         args::Branch::Delete { name, dry_run } => delete(context, &mut context.ensure()?, &name, dry_run)?,
     }
     Ok(())
@@ -126,6 +130,13 @@ fn origin(info: &BranchInfo) -> String {
     }
 }
 
+/// Where a branch is mounted, or shown to bound processes.
+pub(super) fn places(info: &BranchInfo) -> String {
+    let mounts = info.mounts.iter().map(|m| shown(&m.display().to_string()));
+    let bound = info.bound_at.iter().map(|m| format!("{} (bound)", shown(&m.display().to_string())));
+    mounts.chain(bound).collect::<Vec<_>>().join(", ")
+}
+
 /// Branches as a table.
 pub(crate) fn listing(list: &[BranchInfo]) -> String {
     if list.is_empty() {
@@ -135,13 +146,12 @@ pub(crate) fn listing(list: &[BranchInfo]) -> String {
     let rows: Vec<_> = list
         .iter()
         .map(|info| {
-            let mounts: Vec<_> = info.mounts.iter().map(|m| shown(&m.display().to_string())).collect();
             let mut row = vec![
                 shown(&info.name),
                 or_dash(info.base.as_ref().map(|b| shown(&b.display().to_string())).unwrap_or_default()),
                 or_dash(info.from.as_deref().map(shown).unwrap_or_default()),
                 info.snapshots.len().to_string(),
-                or_dash(mounts.join(", ")),
+                or_dash(places(info)),
             ];
             row.extend(limited.then(|| or_dash(info.quota.as_ref().map(quota).unwrap_or_default())));
             row
@@ -183,7 +193,7 @@ fn details(info: &BranchInfo) -> String {
         or_dash(info.from.as_deref().map(shown).unwrap_or_default()),
         info.uid,
         list(info.snapshots.iter().map(|s| shown(s)).collect()),
-        list(info.mounts.iter().map(|m| shown(&m.display().to_string())).collect()),
+        or_dash(places(info)),
     );
     if let Some(limits) = &info.quota {
         text.push_str(&format!("quota      {}\n", quota(limits)));

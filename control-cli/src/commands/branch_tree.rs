@@ -1,6 +1,6 @@
 //! `agentfs branch list --tree`: who was made from whom.
 
-use super::branch::quota;
+use super::branch::{places, quota};
 use crate::output::{or_dash, shown, size, span, table};
 use shm_transport::control::BranchInfo;
 use std::collections::BTreeMap;
@@ -50,7 +50,6 @@ fn row(info: &BranchInfo, mark: &str, now: u64) -> Vec<String> {
         (None, None) => String::new(),
     };
     let age = now.saturating_sub(u64::try_from(info.created).unwrap_or(0));
-    let mounts: Vec<_> = info.mounts.iter().map(|m| shown(&m.display().to_string())).collect();
     vec![
         format!("{mark}{}", shown(&info.name)),
         or_dash(from),
@@ -59,7 +58,7 @@ fn row(info: &BranchInfo, mark: &str, now: u64) -> Vec<String> {
         info.snapshots.len().to_string(),
         span(age),
         info.uid.to_string(),
-        or_dash(mounts.join(", ")),
+        or_dash(places(info)),
     ]
 }
 

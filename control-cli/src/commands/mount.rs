@@ -392,6 +392,13 @@ pub(super) fn listing(list: &[Value]) -> String {
         for note in mount.get("trouble").into_iter().chain(without).filter_map(Value::as_str) {
             told += &format!("{}: {}\n", text(mount, "mountpoint"), shown(note));
         }
+        for other in mount.get("others").and_then(Value::as_array).into_iter().flatten() {
+            let bound = other.get("bound").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            let pids: Vec<_> = bound.iter().filter_map(|b| number(b, "pid")).map(|pid| pid.to_string()).collect();
+            let whom =
+                if pids.is_empty() { "no process any more".into() } else { format!("process {}", pids.join(", ")) };
+            told += &format!("{}: shows {} to {whom}\n", text(mount, "mountpoint"), text(other, "branch"));
+        }
     }
     told
 }

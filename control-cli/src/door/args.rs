@@ -85,6 +85,9 @@ pub(super) enum Command {
         /// The process, as the daemon numbers it
         #[arg(long, value_name = "PID")]
         pid: u32,
+        /// Make no control group: let the process's descent decide
+        #[arg(long)]
+        by_descent: bool,
     },
     /// Let a process see the mounted branch again
     BranchUnbind {

@@ -130,8 +130,8 @@ fn obey(output: Output, cli: Cli) -> Result<()> {
             let document = json!({"branch": name, "dry_run": false, "removed": removed});
             output.result(&document, || branch::told(&name, &removed, false))?;
         }
-        Order::BranchBind { branch, pid } => {
-            let bound = bind::carry_out(&door.0, &branch, Some(pid))?;
+        Order::BranchBind { branch, pid, by_descent } => {
+            let bound = bind::carry_out(&door.0, &branch, Some(pid), by_descent)?;
             output.result(&bound, || format!("process {} sees the branch {}\n", bound.pid, shown(&bound.branch)))?;
         }
         Order::BranchUnbind { pid } => {

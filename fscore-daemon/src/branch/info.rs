@@ -46,6 +46,13 @@ pub(super) fn refuse_mounted(core: &Core, branch: BranchId, name: &str, verb: &s
     let members = core.members_of(branch).map_err(|e| fail_branch(name, e))?;
     let places: Vec<String> = members.iter().map(|member| member.mountpoint.display().to_string()).collect();
     let Some(first) = places.first() else { return Ok(()) };
+    if members.iter().all(|member| core.is_bound(member)) {
+        let message =
+            format!("branch {name} is shown to bound processes by {} and cannot be {verb}", places.join(", "));
+        return Err(refuse(ErrorCode::Busy, message)
+            .hint(format!("unmount that first: agentfs umount {first}"))
+            .done());
+    }
     Err(refuse(ErrorCode::Busy, format!("branch {name} is mounted on {} and cannot be {verb}", places.join(", ")))
         .hint(format!("unmount it first: agentfs umount {first}; that also ends a mount that died with its processes"))
         .done())
@@ -74,6 +81,7 @@ impl Branches {
             created: record.created.sec,
             snapshots: self.snapshots_of(id)?.into_iter().map(|(name, _)| name).collect(),
             mounts: Vec::new(),
+            bound_at: Vec::new(),
             made: false,
             warnings: Vec::new(),
             micros: None,

@@ -67,8 +67,9 @@ impl Session {
             wire::Op::OpenDir => {
                 let fh = self.listings.open();
                 // The kernel drops what it kept of a directory when a program changes it.
-                // What the root has depends on who looks.
-                let kept = object != op.view.root && self.sees_all_changes(op.view, op.view.base_of(object).is_none());
+                // What the root has depends on who looks, then.
+                let kept = (object != op.view.root || !self.is_divided())
+                    && self.sees_all_changes(op.view, op.view.base_of(object).is_none());
                 Ok(Reply::Opened(Opened { fh, keep_cache: kept, cache_dir: kept, direct_io: false, no_flush: true }))
             }
             wire::Op::ReadDir { fh, cookie, size, plus } => {

@@ -276,9 +276,14 @@ fn fill_mounts(mounts: &[MountInfo], value: &mut Value) {
     } else if let Value::Object(branch) = value
         && let Some(Value::String(name)) = branch.get("name")
     {
-        let places = mounts.iter().filter(|mount| mount.branch == *name);
-        let places = places.map(|mount| Value::String(mount.mountpoint.to_string_lossy().into_owned())).collect();
-        branch.insert("mounts".into(), Value::Array(places));
+        let places = |which: &dyn Fn(&MountInfo) -> bool| {
+            let mounts = mounts.iter().filter(|mount| which(mount));
+            mounts.map(|mount| Value::String(mount.mountpoint.to_string_lossy().into_owned())).collect()
+        };
+        let own = places(&|mount| mount.branch == *name);
+        let others = places(&|mount| mount.others.iter().any(|other| other.branch == *name));
+        branch.insert("mounts".into(), Value::Array(own));
+        branch.insert("bound_at".into(), Value::Array(others));
     }
 }
 

@@ -4,7 +4,7 @@
 //! A call runs on a thread of the blocking pool and holds no lock of its mount's branch. What it changes it changes
 //! once, whatever dies: the batch holds a mark of the request, see `branch/mark`.
 
-use super::views::{self, Views};
+use super::views::{self, First, Views};
 use super::{Daemon, control, session};
 use crate::branch::mark::Mark;
 use crate::core::session::Session;
@@ -76,13 +76,13 @@ struct Told {
     errno: Option<Errno>,
     /// This part of the answer.
     part: Vec<u8>,
-    /// Names of the root that the kernel must look up again first.
-    expire: Vec<u8>,
+    /// What the frontend does first.
+    first: First,
 }
 
 impl Told {
     fn of(errno: Option<Errno>, part: Vec<u8>) -> Self {
-        Self { errno, part, expire: Vec::new() }
+        Self { errno, part, first: First::default() }
     }
 }
 
@@ -102,10 +102,10 @@ pub(super) fn serve(
         Err(e) => return Reply::Error(errno(&e)),
     };
     match call.owner().and_then(|()| call.answer(asked, payload)) {
-        Ok(Told { errno, part, expire })
+        Ok(Told { errno, part, first: First { settle, expire } })
             if payload.copy_in(IOCTL_OUT_AT, &part) && payload.copy_in(IOCTL_NAMES_AT, &expire) =>
         {
-            Reply::Ioctl { errno, len: part.len() as u32, expire: expire.len() as u32 }
+            Reply::Ioctl { errno, len: part.len() as u32, expire: expire.len() as u32, settle }
         }
         Ok(_) => Reply::Error(Errno::EIO),
         Err(errno) => Reply::Error(errno),
@@ -147,11 +147,11 @@ impl Call<'_> {
             return Err(Errno::ESTALE);
         }
         let _turn = Turn::take(&calls.running).ok_or(Errno::EAGAIN)?;
-        let mut expire = Vec::new();
+        let mut first = First::default();
         let result = if let Command::BranchBind { branch, pid, cgroup } = command {
             let bound = views::bind(self.daemon, self.views, self.caller, &branch, (pid, cgroup));
-            bound.and_then(|(bound, names)| {
-                expire = names;
+            bound.and_then(|(bound, before)| {
+                first = before;
                 control::value(&bound)
             })
         } else if let Command::BranchUnbind { pid } = command {
@@ -173,7 +173,7 @@ impl Call<'_> {
             kept.truncate(KEPT_MAX - 1);
             kept.push_front(Kept { session: id, tag: now, answer: bytes, errno: refused });
         }
-        Ok(Told { errno: refused, part, expire })
+        Ok(Told { errno: refused, part, first })
     }
 }
 

@@ -5,7 +5,7 @@
 //! detach, or by somebody who made sure that it is dead. Lock order: a mount's `turn`, then the daemon's `admin`, then the table, then a mount's `at`.
 
 use super::link::Link;
-use super::views::Views;
+use super::views::{self, Views};
 use super::{Daemon, ending};
 use crate::core::ids::BranchId;
 use crate::core::member::Member;
@@ -85,7 +85,7 @@ impl Mount {
         }
     }
 
-    fn info(&self) -> MountInfo {
+    fn info(&self, daemon: &Daemon) -> MountInfo {
         let (state, link) = match &*lock(&self.at) {
             At::Attached(link) if !link.is_ending() => ("attached", Some(Arc::clone(link))),
             At::Away(since) if since.elapsed() > RECONNECT_MAX => ("lost", None),
@@ -101,6 +101,7 @@ impl Mount {
             requests: link.as_ref().map_or(0, |link| link.requests()),
             in_flight: link.as_ref().map_or(0, |link| link.end().in_flight() as u64),
             state: state.into(),
+            others: views::shown(&daemon.core, self.id),
         }
     }
 }
@@ -115,11 +116,19 @@ impl Mounts {
     }
 }
 
+/// The frontend of a mount that is attached.
+pub(super) fn frontend(daemon: &Daemon, id: SessionId) -> Option<u32> {
+    match &*lock(&daemon.mounts.get(id)?.at) {
+        At::Attached(link) => u32::try_from(link.frontend_pid).ok(),
+        At::Away(_) | At::Gone => None,
+    }
+}
+
 /// All mounts, ordered by branch and mountpoint.
 pub(super) fn list(daemon: &Daemon) -> Result<Vec<MountInfo>, Failure> {
     let members = daemon.core.members().map_err(|e| fail_doing("list the mounts", &e))?;
     let mounts: Vec<Arc<Mount>> = lock(&daemon.mounts.0).values().cloned().collect();
-    let mut list: Vec<MountInfo> = mounts.iter().map(|mount| mount.info()).collect();
+    let mut list: Vec<MountInfo> = mounts.iter().map(|mount| mount.info(daemon)).collect();
     for member in members {
         let known = mounts.iter().any(|mount| mount.id == member.session);
         // A branch that processes are bound to is the business of the mount that they are bound at.
@@ -138,6 +147,7 @@ pub(super) fn list(daemon: &Daemon) -> Result<Vec<MountInfo>, Failure> {
             requests: 0,
             in_flight: 0,
             state: state.into(),
+            others: views::shown(&daemon.core, member.session),
         });
     }
     list.sort_by(|a, b| (&a.branch, &a.mountpoint, a.session).cmp(&(&b.branch, &b.mountpoint, b.session)));

@@ -126,9 +126,9 @@ fn an_answer_to_another_question_is_none() {
 
 #[test]
 fn an_ioctl_has_its_result_and_its_data() {
-    let answer = Reply::Ioctl { errno: Some(Errno::ENOENT), len: 5, expire: 9 };
+    let answer = Reply::Ioctl { errno: Some(Errno::ENOENT), len: 5, expire: 9, settle: 7 };
     match reply(6, Expect::Ioctl { max: 5 }, &answer) {
-        Some(Outgoing::Ioctl { unique: 6, result: -2, len: 5, expire: 9 }) => {}
+        Some(Outgoing::Ioctl { unique: 6, result: -2, len: 5, first: First { settle: 7, expire: 9 } }) => {}
         other => panic!("{other:?}"),
     }
     assert!(reply(6, Expect::Ioctl { max: 4 }, &answer).is_none(), "more than the caller has room for");

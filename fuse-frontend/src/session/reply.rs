@@ -3,7 +3,7 @@
 use super::{Daemon, Life, Session};
 use crate::channel::Written;
 use crate::decode::Header;
-use crate::encode::{self, Expect, Outgoing};
+use crate::encode::{self, Expect, First, Outgoing};
 use crate::notifier;
 use crate::pending::Under;
 use shm_transport::Lease;
@@ -11,6 +11,7 @@ use shm_transport::wire::limits::{IOCTL_NAMES_AT, IOCTL_OUT_AT};
 use shm_transport::wire::{Errno, NodeId, Op, Reply, Request, dirent};
 use shm_transport::{Completion, FsTransport};
 use std::io;
+use std::time::Duration;
 use zerocopy::IntoBytes;
 
 impl<D: Daemon> Session<D> {
@@ -65,7 +66,7 @@ impl<D: Daemon> Session<D> {
                 bytes.extend(listing.unwrap_or_default());
                 self.kernel.send(&bytes)
             }
-            Outgoing::Ioctl { unique, result, len, expire } => self.answer_ioctl(unique, result, (len, expire), &lease),
+            Outgoing::Ioctl { unique, result, len, first } => self.answer_ioctl(unique, result, len, first, &lease),
         }?;
         self.daemon.transport().release(lease);
         match written {
@@ -84,19 +85,22 @@ impl<D: Daemon> Session<D> {
         }
     }
 
-    /// The result of an ioctl with `len` bytes of data, after `expire` bytes of names were let expire.
-    fn answer_ioctl(&self, unique: u64, result: i32, (len, expire): (u32, u32), lease: &Lease) -> io::Result<Written> {
-        let (mut data, mut names) = (vec![0; len as usize], vec![0; expire as usize]);
+    /// The result of an ioctl with `len` bytes of data, after what is to be done first.
+    fn answer_ioctl(&self, unique: u64, result: i32, len: u32, first: First, lease: &Lease) -> io::Result<Written> {
+        let (mut data, mut names) = (vec![0; len as usize], vec![0; first.expire as usize]);
         let payload = self.daemon.transport_ref().payload(lease);
         if !payload.copy_out(IOCTL_OUT_AT, &mut data) || !payload.copy_out(IOCTL_NAMES_AT, &mut names) {
             return self.kernel.send(encode::error(unique, Errno::EIO).as_bytes());
         }
         let mut bytes = encode::ioctl_head(unique, result, len);
         bytes.extend(data);
-        if names.is_empty() {
+        if first == (First { settle: 0, expire: 0 }) {
             return self.kernel.send(&bytes);
         }
-        let left = self.kernel.duplicate().and_then(|kernel| notifier::expire_then_answer(kernel, names, bytes));
+        // What was answered before has gone to the kernel by now.
+        let settle = Duration::from_millis(first.settle.into());
+        let left =
+            self.kernel.duplicate().and_then(|kernel| notifier::expire_then_answer(kernel, settle, names, bytes));
         match left {
             Ok(()) => Ok(Written::Delivered),
             Err(error) => {

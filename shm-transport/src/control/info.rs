@@ -28,6 +28,9 @@ pub struct BranchInfo {
     pub snapshots: Vec<String>,
     /// Where it is mounted now.
     pub mounts: Vec<PathBuf>,
+    /// Mounts of other branches that show it to bound processes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bound_at: Vec<PathBuf>,
     /// Whether this call made it.
     #[serde(default)]
     pub made: bool,
@@ -62,16 +65,4 @@ pub struct SnapshotInfo {
     /// How long the daemon took to make it, in microseconds (only from a create).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micros: Option<u64>,
-}
-
-/// A process that sees another branch than the one that is mounted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bound {
-    /// The branch.
-    pub branch: String,
-    /// The process, as the daemon numbers it.
-    pub pid: u32,
-    /// Its control group, if the binding is by that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cgroup: Option<String>,
 }

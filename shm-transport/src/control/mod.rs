@@ -5,6 +5,7 @@
 //! connection then carries no more lines and its end means that one side died.
 #![forbid(unsafe_code)]
 
+mod bound;
 pub mod client;
 mod diff;
 pub mod door;
@@ -20,9 +21,10 @@ mod quota;
 pub mod service;
 pub mod versions;
 
+pub use bound::{Bound, Shown};
 pub use diff::{Change, ChangeKind, Diff, Source};
 pub use fsck::{FsckFinding, FsckReport, FsckSeverity};
-pub use info::{Bound, BranchInfo, SnapshotInfo};
+pub use info::{BranchInfo, SnapshotInfo};
 pub use merge::{Merged, Preference, Side, Undone};
 pub use plan::{PlanBody, PlanMeta, PlanObject, PlanStep, PlanWas};
 pub use quota::{Limit, Limits, QuotaInfo};
@@ -428,6 +430,9 @@ pub struct MountInfo {
     pub in_flight: u64,
     /// `attached`; `reconnecting`: its frontend was here a moment ago; or `lost`: it has been away for long.
     pub state: String,
+    /// Branches that it shows beside its own, and to whom.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Shown>,
 }
 
 /// Answer to an attach.

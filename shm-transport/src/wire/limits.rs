@@ -21,6 +21,8 @@ pub const IOCTL_OUT_AT: usize = 1 << 14;
 pub const IOCTL_NAMES_AT: usize = 2 << 14;
 /// Most bytes of such names.
 pub const IOCTL_NAMES_MAX: usize = PAYLOAD_MAX - IOCTL_NAMES_AT;
+/// Longest wait before the answer to an ioctl, in milliseconds.
+pub const IOCTL_SETTLE_MAX: u32 = 10_000;
 /// Most node ids in one forget message.
 pub const FORGET_MAX: usize = 4096;
 /// Most slots of a region.

@@ -101,6 +101,9 @@ pub enum Reply {
         /// [`limits::IOCTL_NAMES_AT`](super::limits::IOCTL_NAMES_AT) on: before the caller gets its answer, the kernel is
         /// told to look each of them up again.
         expire: u32,
+        /// Milliseconds to wait before that, at most [`limits::IOCTL_SETTLE_MAX`](super::limits::IOCTL_SETTLE_MAX): so long
+        /// the kernel keeps what it was told before.
+        settle: u32,
     },
 }
 

@@ -13,6 +13,7 @@ fn info(name: &str, from: Option<&str>) -> BranchInfo {
         uid: 0,
         created: 0,
         snapshots: Vec::new(),
+        bound_at: Vec::new(),
         mounts: Vec::new(),
         made: false,
         warnings: Vec::new(),

@@ -1,10 +1,10 @@
 //! Binding processes to branches.
 //!
-//! What the kernel was told before the first binding it may keep for [`ROOT_NS`]: a bind waits for that long, and the
-//! names that stand in the root by then, some of which came there by a rename with what the kernel kept of them, are let
+//! What the kernel was told before the first binding it may keep for [`ROOT_NS`]: the frontend waits for that long, and the
+//! names that stand in the root by then, some of which came there by a rename with what the kernel kept of them, it lets
 //! expire before the caller is answered. From then on nothing of the root is kept.
 
-use super::process::Process;
+use super::process::{self, Process};
 use super::{BINDINGS_MAX, Views};
 use crate::core::division::Binding;
 use crate::core::keys;
@@ -12,7 +12,7 @@ use crate::core::member::Member;
 use crate::core::session::ROOT_NS;
 use crate::core::state::lock;
 use crate::failure::{fail_doing, refuse};
-use crate::server::Daemon;
+use crate::server::{Daemon, session};
 use crate::store::Batch;
 use shm_transport::control::{Bound, ErrorCode, Failure};
 use shm_transport::wire::limits::IOCTL_NAMES_MAX;
@@ -20,36 +20,60 @@ use shm_transport::wire::{Caller, ViewSlot};
 use std::path::Path;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Most branches that one mount shows in its life, its own included.
 const VIEWS_MAX: u16 = 1024;
-/// Longer than what was answered before may be kept, and than an answer may be on its way.
-const SETTLE: Duration = Duration::from_millis(ROOT_NS / 1_000_000 + 100);
+/// How long an answer of before may be on its way to the frontend.
+const ON_ITS_WAY: Duration = Duration::from_millis(200);
+/// Longer than the kernel keeps it from then on, in milliseconds.
+const SETTLE_MS: u32 = (ROOT_NS / 1_000_000) as u32 + 100;
+/// Who binds so soon after the first waits as the first does.
+const BEGINNING: Duration = Duration::from_secs(5);
 /// What the name of a control group begins with that was made for a binding.
 const GROUP: &[u8] = b"agentfs-";
 
-/// Binds a process; with it, the names that the kernel must look up again.
+/// What the frontend has to do before a caller may know that it is bound.
+#[derive(Debug, Default)]
+pub(in crate::server) struct First {
+    /// Milliseconds to wait.
+    pub(in crate::server) settle: u32,
+    /// Names that the kernel must look up again, each with a NUL.
+    pub(in crate::server) expire: Vec<u8>,
+}
+
+/// Binds a process; with it, what is to be done first.
 pub(in crate::server) fn bind(
     daemon: &Daemon,
     views: &Views,
     caller: Caller,
     branch: &str,
     (pid, by_group): (Option<u32>, bool),
-) -> Result<(Bound, Vec<u8>), Failure> {
+) -> Result<(Bound, First), Failure> {
+    if !session::frontend(daemon, views.main.id).is_some_and(process::is_of_our_namespace) {
+        return Err(refuse(
+            ErrorCode::Usage,
+            "the mount numbers processes otherwise than the daemon (another PID namespace)",
+        )
+        .hint("mount where the daemon runs, or use `agentfs run --branch`")
+        .done());
+    }
     let process = meant(caller, pid)?;
     let cgroup = by_group.then(|| group(process)).transpose()?;
-    let slot = view_of(daemon, views, branch)?;
+    let slot = view_of(daemon, views, caller, branch)?;
     // Whether it can be told is found out before anything is changed.
     names(views)?;
-    let begins = {
+    let settles = {
         // Whatever was answered to others is over.
         let _gate = views.gate.write().unwrap_or_else(PoisonError::into_inner);
         let mut state = lock(&views.state);
         if state.division.bindings.len() >= BINDINGS_MAX {
             return Err(refuse(ErrorCode::Busy, format!("{BINDINGS_MAX} processes are bound at this mount")).done());
         }
-        let begins = !views.main.is_divided();
+        if !views.main.is_divided() {
+            state.began = Instant::now();
+        }
+        let settles = state.began.elapsed() < BEGINNING;
         let mut division = state.division.clone();
         forget(&mut division.bindings, process);
         let (pid, start) = (process.pid, process.start);
@@ -59,14 +83,15 @@ pub(in crate::server) fn bind(
         daemon.core.store.commit(&batch).map_err(|e| fail_doing("record the binding", &e.into()))?;
         state.division = division;
         views.main.divide(true);
-        begins
+        settles
     };
-    if begins {
-        std::thread::sleep(SETTLE);
+    if settles {
+        std::thread::sleep(ON_ITS_WAY);
     }
     let cgroup = cgroup.map(|group| String::from_utf8_lossy(&group).into_owned());
-    // Also if it was divided before: who bound first may have died over it.
-    Ok((Bound { branch: branch.to_owned(), pid: process.pid, cgroup }, names(views)?))
+    // Also if it was divided long before: who bound first may have died over it.
+    let first = First { settle: if settles { SETTLE_MS } else { 0 }, expire: names(views)? };
+    Ok((Bound { branch: branch.to_owned(), pid: process.pid, cgroup }, first))
 }
 
 /// Lets a process see the mounted branch again.
@@ -147,9 +172,13 @@ fn group(process: Process) -> Result<Vec<u8>, Failure> {
 }
 
 /// The view of a branch, made if the mount has none.
-fn view_of(daemon: &Daemon, views: &Views, name: &str) -> Result<ViewSlot, Failure> {
+fn view_of(daemon: &Daemon, views: &Views, caller: Caller, name: &str) -> Result<ViewSlot, Failure> {
     let _admin = lock(&daemon.admin);
     let id = daemon.branches.find(name)?;
+    let owner = daemon.core.branch_record(id).map_err(|e| fail_doing("show another branch", &e))?.uid;
+    if caller.uid != 0 && caller.uid != owner {
+        return Err(refuse(ErrorCode::Denied, format!("branch {name:?} is another user's")).done());
+    }
     if id == views.main.branch.id {
         return Ok(ViewSlot::MAIN);
     }

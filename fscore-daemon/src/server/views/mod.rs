@@ -4,17 +4,20 @@
 //! ```text
 //! process   who asks, by /proc
 //! bind      the commands
+//! list      who is bound
 //! ```
 //!
 //! A mount without bindings pays one look at a flag for each request.
 
 mod bind;
+mod list;
 mod process;
 
 #[cfg(test)]
 mod tests;
 
-pub(super) use bind::{bind, unbind};
+pub(super) use bind::{First, bind, unbind};
+pub(super) use list::shown;
 
 use crate::core::division::{Binding, Division};
 use crate::core::error::FsError;
@@ -52,6 +55,8 @@ pub(super) struct Views {
 struct State {
     others: BTreeMap<ViewSlot, Arc<Session>>,
     division: Division,
+    /// When the mount was divided last, or the daemon took it up divided.
+    began: Instant,
     pruned: Instant,
     pruned_groups: Instant,
 }
@@ -81,7 +86,7 @@ impl Views {
         main.divide(!division.bindings.is_empty());
         let now = Instant::now();
         let several = AtomicBool::new(!division.views.is_empty());
-        let state = Mutex::new(State { others, division, pruned: now, pruned_groups: now });
+        let state = Mutex::new(State { others, division, began: now, pruned: now, pruned_groups: now });
         Ok(Self { core, main, several, gate: RwLock::new(()), state })
     }
 
@@ -140,9 +145,16 @@ impl Views {
         let Some((binding, inherited)) = state.find(caller) else { return ViewSlot::MAIN };
         let slot = binding.slot;
         if inherited && state.division.bindings.len() < BINDINGS_MAX {
-            // It stays bound when the process above it ends first.
-            let (pid, start) = (caller.pid, caller.start);
-            state.division.bindings.push(Binding { slot, pid, start, cgroup: None, inherited: true });
+            // It stays bound when the processes above it end first, and so do those between.
+            let named = |p: &Process| state.division.bindings.iter().any(|b| b.pid == p.pid && b.start == p.start);
+            let between: Vec<Process> = caller.line().take_while(|process| !named(process)).collect();
+            state.division.bindings.extend(between.into_iter().map(|process| Binding {
+                slot,
+                pid: process.pid,
+                start: process.start,
+                cgroup: None,
+                inherited: true,
+            }));
             self.record(&state);
         }
         slot

@@ -17,15 +17,21 @@ pub(super) struct Process {
 impl Process {
     /// A living process, by the number of its first thread.
     pub(super) fn of(pid: u32) -> Option<Self> {
-        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        Self::parse(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// From the kernel's line about it.
+    pub(super) fn parse(pid: u32, stat: &[u8]) -> Option<Self> {
         // Its name stands in parentheses, and may hold anything.
         let after = stat.get(stat.iter().rposition(|b| *b == b')')? + 2..)?;
         let mut fields = std::str::from_utf8(after).ok()?.split(' ');
         let state = fields.next()?;
         let parent = fields.next()?.parse().ok()?;
-        // The 22nd field of the line.
-        let start = fields.nth(17)?.parse().ok()?;
-        (!matches!(state, "Z" | "X")).then_some(Self { pid, start, parent })
+        // The 20th and the 22nd field of the line.
+        let threads: u32 = fields.nth(15)?.parse().ok()?;
+        let start = fields.nth(1)?.parse().ok()?;
+        // The first thread may end before the others.
+        (!matches!(state, "Z" | "X") || threads > 1).then_some(Self { pid, start, parent })
     }
 
     /// The process of one of its threads.
@@ -44,16 +50,32 @@ impl Process {
         std::iter::successors(Some(self), Self::parent).take(ANCESTORS_MAX)
     }
 
-    /// Its real user id.
+    /// Its user, if it is no other's in part.
     pub(super) fn user(&self) -> Option<u32> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        field(&status, "Uid:")?.split_ascii_whitespace().next()?.parse().ok()
+        only(field(&fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?, "Uid:")?)
     }
 
     /// Its control group in the unified hierarchy.
     pub(super) fn cgroup(&self) -> Option<Vec<u8>> {
         cgroup(&self.pid.to_string())
     }
+}
+
+/// Whether the numbers of processes that a process knows are the ones that we know.
+pub(super) fn is_of_our_namespace(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| is_numbered_once(&status))
+}
+
+/// Whether a process has one number only: in namespaces below it has others.
+pub(super) fn is_numbered_once(status: &str) -> bool {
+    field(status, "NSpid:").is_none_or(|numbers| numbers.split_ascii_whitespace().count() == 1)
+}
+
+/// The user id of a line with several, if they are one.
+pub(super) fn only(ids: &str) -> Option<u32> {
+    let mut ids = ids.split_ascii_whitespace();
+    let first = ids.next()?;
+    ids.all(|id| id == first).then(|| first.parse().ok())?
 }
 
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {

@@ -22,7 +22,7 @@ fn end(mut outer: Child, inner: u32) {
 fn state(bindings: Vec<Binding>) -> State {
     let now = Instant::now();
     let division = Division { views: Vec::new(), bindings };
-    State { others: BTreeMap::new(), division, pruned: now, pruned_groups: now }
+    State { others: BTreeMap::new(), division, began: now, pruned: now, pruned_groups: now }
 }
 
 fn bound(slot: u16, process: Process) -> Binding {
@@ -77,4 +77,28 @@ fn a_division_comes_back_from_its_bytes() {
     for len in 0..bytes.len() {
         assert!(Division::decode(&bytes[..len]).is_err());
     }
+}
+
+#[test]
+fn a_process_lives_as_long_as_any_of_its_threads() {
+    let line = |state: &str, threads: u32| {
+        format!(
+            "7 (a) b) {state} 3 7 7 0 -1 4228108 100 0 0 0 0 0 0 0 20 0 {threads} 0 4711 0 0 18446744073709551615\n"
+        )
+    };
+    let parsed = Process::parse(7, line("S", 1).as_bytes()).unwrap();
+    assert_eq!((parsed.pid, parsed.start), (7, 4711));
+    assert_eq!(Process::parse(7, line("Z", 3).as_bytes()), Some(parsed));
+    for dead in [line("Z", 1), line("Z", 0), line("X", 1), "7 (a".into(), String::new()] {
+        assert_eq!(Process::parse(7, dead.as_bytes()), None, "{dead}");
+    }
+}
+
+#[test]
+fn who_is_numbered_or_owned_in_two_ways_is_not_taken_for_one() {
+    assert!(process::is_of_our_namespace(std::process::id()) && !process::is_of_our_namespace(0));
+    assert!(process::is_numbered_once("Pid:\t7\nNSpid:\t7\nNSpgid:\t7\t1\n"));
+    assert!(!process::is_numbered_once("Pid:\t7\nNSpid:\t7\t1\n"));
+    assert_eq!(process::only("1000\t1000\t1000\t1000"), Some(1000));
+    assert_eq!(process::only("1000\t0\t0\t0"), None);
 }

@@ -124,10 +124,8 @@ fn reply() -> impl Strategy<Value = Reply> {
         (entry(), opened()).prop_map(|(e, o)| Reply::Created(e, o)),
         any::<u32>().prop_map(|len| Reply::Data { len }),
         any::<u64>().prop_map(Reply::Offset),
-        (prop::option::of(1..=4095i32), any::<(u32, u32)>()).prop_map(|(errno, (len, expire))| Reply::Ioctl {
-            errno: errno.map(Errno::from_raw),
-            len,
-            expire
+        (prop::option::of(1..=4095i32), any::<(u32, u32, u32)>()).prop_map(|(errno, (len, expire, settle))| {
+            Reply::Ioctl { errno: errno.map(Errno::from_raw), len, expire, settle }
         }),
         any::<(u64, u64, u64, u64, u64, u32, u32)>().prop_map(
             |(blocks, bfree, bavail, files, ffree, bsize, namelen)| {
