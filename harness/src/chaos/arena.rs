@@ -171,9 +171,9 @@ impl Arena {
         Ok(())
     }
 
-    /// The pulses' control directories.
-    pub(super) fn pulses(&self) -> Vec<Control> {
-        self.jobs.iter().filter(|j| j.kind == Kind::Pulse).map(|j| j.place.control.clone()).collect()
+    /// The control directories of one workload.
+    pub(super) fn controls(&self, kind: Kind) -> Vec<Control> {
+        self.jobs.iter().filter(|j| j.kind == kind).map(|j| j.place.control.clone()).collect()
     }
 
     /// The violations of workloads that ended since the last look.

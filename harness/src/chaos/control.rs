@@ -35,6 +35,29 @@ impl Control {
         std::fs::write(self.path("stop"), "").map_err(|e| format!("{}: {e}", self.path("stop").display()))
     }
 
+    /// The command that is being given, if one is.
+    pub fn doing(&self) -> Option<String> {
+        std::fs::read_to_string(self.path("doing")).ok().filter(|text| !text.is_empty())
+    }
+
+    /// Stands in [`Self::doing`] while a command is about to be given.
+    pub const SOON: &str = "soon: ";
+
+    /// Asks the workload to say [`Self::SOON`] before it gives a command with this in it; empty: no more.
+    pub fn want(&self, command: &str) -> Result<(), String> {
+        std::fs::write(self.path("wanted"), command).map_err(|e| format!("{}: {e}", self.path("wanted").display()))
+    }
+
+    /// What [`Self::want`] asked for.
+    pub fn wanted(&self) -> Option<String> {
+        std::fs::read_to_string(self.path("wanted")).ok().filter(|text| !text.is_empty())
+    }
+
+    /// Says which command is being given, or that none is.
+    pub fn set_doing(&self, command: &str) -> Result<(), String> {
+        std::fs::write(self.path("doing"), command).map_err(|e| format!("{}: {e}", self.path("doing").display()))
+    }
+
     /// Operations that were answered.
     pub fn operations(&self) -> u64 {
         let bytes = std::fs::read(self.path("progress")).unwrap_or_default();

@@ -1,7 +1,8 @@
 //! Kills processes of a world at random moments.
 
 use super::clock;
-use super::point::{self, Held};
+use super::control::Control;
+use super::point::{Aims, Held, Point};
 use super::random::Random;
 use crate::procs;
 use crate::world::World;
@@ -13,9 +14,6 @@ use std::time::Duration;
 const AGAIN_PERCENT: usize = 15;
 /// Such a kill follows within one of these, in microseconds: while the victim starts, or while it recovers.
 const AGAIN_US_MAX: [usize; 2] = [60_000, 600_000];
-
-/// A process is held up at a named point for at most so many microseconds before it is killed.
-const HELD_US_MAX: usize = 300_000;
 
 /// Who is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
@@ -60,20 +58,6 @@ impl Kill {
     }
 }
 
-/// Moments of the daemon's work, by the command that it does then (of the workload `branches`); none for its start.
-const MOMENTS: [(&str, Option<&str>); 4] = [
-    ("daemon: during a snapshot", Some("snapshot")),
-    ("daemon: during a commit", Some("commit")),
-    ("daemon: while a branch or snapshot is deleted", Some("delete")),
-    ("daemon: during a recovery", None),
-];
-/// How long such a command is waited for.
-const MOMENT_MAX: Duration = Duration::from_millis(1500);
-/// A command is let run for so long at most, in microseconds.
-const COMMAND_US_MAX: usize = 15_000;
-/// And a daemon that starts.
-const RECOVERY_US_MAX: usize = 60_000;
-
 /// What to do next.
 #[derive(Debug)]
 pub(super) struct Next {
@@ -91,13 +75,27 @@ pub(super) struct Killer {
     random: Random,
     victims: Vec<Victim>,
     every: Duration,
-    points: bool,
+    /// The points at which it kills half of the time.
+    aims: Option<Aims>,
+    commands: Vec<Control>,
 }
 
 impl Killer {
-    /// Kills one of `victims` about `every` so often, half of the time at a named point if `points`.
-    pub(super) fn new(seed: u64, victims: Vec<Victim>, every: Duration, points: bool) -> Self {
-        Self { random: Random::new(seed), victims, every, points }
+    /// Kills one of `victims` about `every` so often.
+    pub(super) fn new(seed: u64, victims: Vec<Victim>, every: Duration) -> Self {
+        Self { random: Random::new(seed), victims, every, aims: None, commands: Vec::new() }
+    }
+
+    /// From now on half of the kills aim at a named point; `commands` are the control directories of workloads that
+    /// give commands.
+    pub(super) fn aim(&mut self, commands: Vec<Control>) {
+        self.aims = Some(Aims::new(&self.victims, !commands.is_empty()));
+        self.commands = commands;
+    }
+
+    /// What was aimed at and hit.
+    pub(super) fn aims(&self) -> Aims {
+        self.aims.clone().unwrap_or_default()
     }
 
     /// The next kill.
@@ -116,29 +114,33 @@ impl Killer {
     /// Kills. `None` when a victim does not run within the limit.
     pub(super) fn kill(&mut self, world: &World, victim: Victim) -> Option<Kill> {
         let mut pids = self.choose(world, victim);
-        let moment = self.await_moment(world, victim, &mut pids);
-        let held = if moment.is_none() { self.hold_up(world, victim, &pids) } else { None };
-        if held.is_some() {
-            std::thread::sleep(Duration::from_micros(self.random.below(HELD_US_MAX) as u64));
-        }
+        let (held, point) = self.await_point(world, victim, &mut pids).unwrap_or_default();
         if self.random.below(2) == 0 {
             pids.reverse();
         }
         let at = clock::now();
         procs::kill_all(&pids);
-        let point = moment.or(held.map(|(name, _)| name));
+        drop(held);
+        if let (Some(aims), Some(point)) = (&mut self.aims, point) {
+            aims.hit(point);
+        }
         (!pids.is_empty()).then_some(Kill { at, victim, pids, point })
     }
 
-    /// Now and then, a moment of the daemon's work that is longer than one system call.
-    fn await_moment(&mut self, world: &World, victim: Victim, pids: &mut Vec<i32>) -> Option<&'static str> {
-        if !self.points || victim == Victim::Frontend || self.random.below(4) != 0 {
+    /// Half of the time, until one of the victims is at a point.
+    fn await_point(
+        &mut self,
+        world: &World,
+        victim: Victim,
+        pids: &mut Vec<i32>,
+    ) -> Option<(Option<Held>, Option<&'static str>)> {
+        if self.aims.is_none() || self.random.below(2) == 0 {
             return None;
         }
-        let (name, command) = MOMENTS[self.random.below(MOMENTS.len())];
-        let Some(command) = command else {
+        let point: &Point = self.aims.as_mut()?.choose(&mut self.random, victim)?;
+        let daemons: Vec<i32> = world.processes("agentfsd", None).iter().map(|p| p.pid).collect();
+        let pid = if point.is_start() {
             // The one that is killed now is not counted: its successor is, while it reads the store.
-            let daemons: Vec<i32> = world.processes("agentfsd", None).iter().map(|p| p.pid).collect();
             procs::kill_all(&daemons);
             pids.retain(|pid| !daemons.contains(pid));
             let mut next = Vec::new();
@@ -147,27 +149,13 @@ impl Killer {
                 next.retain(|pid| !daemons.contains(pid));
                 !next.is_empty()
             });
-            pids.extend(next);
-            std::thread::sleep(Duration::from_micros(self.random.below(RECOVERY_US_MAX) as u64));
-            return Some(name);
+            pids.extend(&next);
+            *next.first()?
+        } else {
+            *pids.iter().find(|pid| daemons.contains(pid) == point.is_daemons())?
         };
-        let runs = || !world.processes("agentfs", Some(command)).is_empty();
-        if !procs::wait_for(MOMENT_MAX, runs) {
-            return None;
-        }
-        std::thread::sleep(Duration::from_micros(self.random.below(COMMAND_US_MAX) as u64));
-        runs().then_some(name)
-    }
-
-    /// Half of the time, one of the victims at a point of its life.
-    fn hold_up(&mut self, world: &World, victim: Victim, pids: &[i32]) -> Option<(&'static str, Held)> {
-        if !self.points || self.random.below(2) == 0 {
-            return None;
-        }
-        let point = point::choose(&mut self.random, victim);
-        let daemons: Vec<i32> = world.processes("agentfsd", None).iter().map(|p| p.pid).collect();
-        let pid = *pids.iter().find(|pid| daemons.contains(pid) == point.is_daemons())?;
-        Some((point.name, point.hold(pid)?))
+        let (held, there) = point.await_there(world, pid, &self.commands, &mut self.random);
+        Some((held, there.then_some(point.name)))
     }
 
     fn choose(&mut self, world: &World, victim: Victim) -> Vec<i32> {

@@ -28,6 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use verdict::Hits;
 pub use verdict::{Verdict, Violation};
 use workloads::Kind;
 
@@ -147,8 +148,16 @@ pub fn judge(options: &Options) -> Result<Verdict, String> {
     arena.start()?;
     let begun = Instant::now();
     let every = Duration::from_millis(options.every);
-    let killer = Killer::new(seed, options.victims.clone(), every, options.points && no_points.is_none());
-    let (kills, mut violations) = kill_until_over(options, killer, &mut arena, &stop);
+    let mut killer = Killer::new(seed, options.victims.clone(), every);
+    if options.points && no_points.is_none() {
+        let commands = arena.controls(Kind::Branches);
+        if commands.is_empty() {
+            let why = "the workload branches, which gives the commands, does not run".to_owned();
+            skipped.insert("points of commands".to_owned(), why);
+        }
+        killer.aim(commands);
+    }
+    let (kills, mut violations) = kill_until_over(options, &mut killer, &mut arena, &stop);
     violations.extend(arena.finish(END_MAX));
     let seconds = begun.elapsed().as_secs_f64();
     let mut operations = BTreeMap::new();
@@ -156,11 +165,10 @@ pub fn judge(options: &Options) -> Result<Verdict, String> {
         *operations.entry(job.kind.name().to_owned()).or_insert(0) += job.place.control.operations();
     }
     violations.extend(aftermath::check(&mut arena, &before, END_MAX));
-    let (mut by_victim, mut by_point) = (BTreeMap::new(), BTreeMap::new());
+    let aims = killer.aims();
+    violations.extend(aims.list().filter_map(missed));
+    let mut by_victim = BTreeMap::new();
     for kill in &kills {
-        if let Some(point) = kill.point {
-            *by_point.entry(point.to_owned()).or_insert(0) += 1;
-        }
         *by_victim.entry(kill.victim.name().to_owned()).or_insert(0) += 1;
     }
     let verdict = Verdict {
@@ -170,10 +178,10 @@ pub fn judge(options: &Options) -> Result<Verdict, String> {
         seconds,
         mounts: options.mounts.max(1),
         kills: by_victim,
-        points: by_point,
+        points: aims.list().map(|(name, aimed, hit)| (name.to_owned(), Hits { aimed, hit })).collect(),
         operations,
         skipped,
-        pauses: pauses::measure(&kills, &arena.pulses()),
+        pauses: pauses::measure(&kills, &arena.controls(Kind::Pulse)),
         violations: violations.into_iter().map(|v| Violation::with_events(v.clone(), v.events, &kills)).collect(),
     };
     if options.keep {
@@ -191,10 +199,19 @@ fn limit(options: &Options) -> Duration {
     Duration::from_secs(kills + minutes as u64) + 4 * END_MAX
 }
 
+/// So many kills that aim at a point must hit it once.
+const AIMED_MIN: usize = 25;
+
+/// A point that was never hit although it was aimed at often enough: what it is there to prove is not proved.
+fn missed((name, aimed, hit): (&'static str, usize, usize)) -> Option<Violation> {
+    let never = hit == 0 && aimed >= AIMED_MIN;
+    never.then(|| Violation::new("points", format!("{aimed} kills aimed at a point that none hit: {name}")))
+}
+
 /// Kills; what was killed, and what was wrong meanwhile.
 fn kill_until_over(
     options: &Options,
-    mut killer: Killer,
+    killer: &mut Killer,
     arena: &mut Arena,
     stop: &AtomicBool,
 ) -> (Vec<Kill>, Vec<Violation>) {

@@ -29,7 +29,8 @@ fn write(out: &mut String, v: &Verdict) -> std::fmt::Result {
     let by: Vec<String> = v.kills.iter().map(|(victim, n)| format!("{victim} {n}")).collect();
     writeln!(out, "kills        {kills} ({}) in {:.0} s on {} mounts", by.join(", "), v.seconds, v.mounts)?;
     for (point, n) in &v.points {
-        writeln!(out, "  {n:4} at {point}")?;
+        let never = if n.hit == 0 { "   NEVER HIT" } else { "" };
+        writeln!(out, "  {:4} of {:4} at {point}{never}", n.hit, n.aimed)?;
     }
     let operations: u64 = v.operations.values().sum();
     writeln!(out, "operations   {operations}, {:.0} a second", operations as f64 / v.seconds.max(0.001))?;

@@ -3,10 +3,11 @@
 use super::census::Census;
 use super::control::Control;
 use super::killer::{Kill, Killer, Victim};
+use super::pauses;
+use super::point::Aims;
 use super::random::Random;
 use super::verdict::Violation;
 use super::workloads::Kind;
-use super::{pauses, point};
 use std::time::Duration;
 
 fn kill(at: u64, victim: Victim) -> Kill {
@@ -55,7 +56,7 @@ fn the_kills_stand_among_the_events_at_their_times() {
 #[test]
 fn a_seed_chooses_the_same_kills_again() {
     let choices = |seed| {
-        let mut killer = Killer::new(seed, vec![Victim::Daemon, Victim::Both], Duration::from_millis(500), false);
+        let mut killer = Killer::new(seed, vec![Victim::Daemon, Victim::Both], Duration::from_millis(500));
         (0..50).map(|n| format!("{:?}", killer.next_kill(n == 0))).collect::<Vec<_>>()
     };
     assert_eq!(choices(3), choices(3));
@@ -65,10 +66,30 @@ fn a_seed_chooses_the_same_kills_again() {
 #[test]
 fn every_victim_has_points_of_its_own() {
     let mut random = Random::new(1);
+    let mut aims = Aims::new(&[Victim::Both], true);
     for _ in 0..100 {
-        assert!(point::choose(&mut random, Victim::Daemon).is_daemons());
-        assert!(!point::choose(&mut random, Victim::Frontend).is_daemons());
+        assert!(aims.choose(&mut random, Victim::Daemon).unwrap().is_daemons());
+        assert!(!aims.choose(&mut random, Victim::Frontend).unwrap().is_daemons());
     }
+    assert!(Aims::new(&[Victim::Daemon], true).choose(&mut random, Victim::Frontend).is_none());
+}
+
+#[test]
+fn every_point_comes_to_its_turn_and_one_that_is_never_hit_is_told() {
+    let mut random = Random::new(1);
+    let mut aims = Aims::new(&[Victim::Daemon, Victim::Frontend], true);
+    let count = aims.list().count();
+    for _ in 0..count * 30 {
+        let point = aims.choose(&mut random, Victim::Both).unwrap().name;
+        if point != "daemon: during a commit" {
+            aims.hit(point);
+        }
+    }
+    assert!(aims.list().all(|(_, aimed, _)| aimed == 30), "{aims:?}");
+    let told: Vec<String> = aims.list().filter_map(super::missed).map(|v| v.what).collect();
+    assert_eq!(told, ["30 kills aimed at a point that none hit: daemon: during a commit"]);
+    let commands = Aims::new(&[Victim::Daemon, Victim::Frontend], false);
+    assert!(commands.list().all(|(name, ..)| !name.contains("commit")), "{commands:?}");
 }
 
 #[test]

@@ -33,6 +33,15 @@ impl Violation {
     }
 }
 
+/// How often a point was aimed at and hit.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Hits {
+    /// Kills that aimed at it.
+    pub aimed: usize,
+    /// Victims that stood there when they died.
+    pub hit: usize,
+}
+
 /// What a run found.
 #[derive(Debug, Clone, Serialize)]
 pub struct Verdict {
@@ -48,8 +57,8 @@ pub struct Verdict {
     pub mounts: usize,
     /// Kills by victim.
     pub kills: BTreeMap<String, usize>,
-    /// Kills at a named point of a request's life.
-    pub points: BTreeMap<String, usize>,
+    /// Kills that aimed at a named point, all points that could be aimed at.
+    pub points: BTreeMap<String, Hits>,
     /// Operations that were answered, by workload.
     pub operations: BTreeMap<String, u64>,
     /// Workloads that could not run, with the reason.

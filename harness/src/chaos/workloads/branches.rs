@@ -1,15 +1,22 @@
 //! What users do beside the programs on a mount: snapshots of the branch while it is written, branches of
-//! them that are looked into and deleted, and commits of other branches into a base of their own.
+//! them that are looked into and deleted, commits of other branches into a base of their own and into the branch that
+//! they were made from. Some snapshots are kept for a while; what each must hold is known, byte for byte.
 //!
 //! A command that finds no daemon says so and is given again; whether the first did it or the second, the
 //! outcome must be the same.
 
+mod tree;
+
 use super::{Place, Workload};
+use crate::chaos::control::Control;
 use crate::chaos::journal::{Journal, OUTPUT_MAX, tail};
-use crate::sys::{self, of_io};
+use crate::chaos::random::Random;
+use crate::sys::of_io;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
+use tree::{Content, Tree};
 
 /// Exit codes of `agentfs` that ask to try again: no daemon answers, or it is busy.
 const AGAIN: [i32; 2] = [69, 75];
@@ -25,13 +32,27 @@ pub(in crate::chaos) const AGENTFS: &str = "AGENTFS_CHAOS_COMMAND";
 pub(in crate::chaos) const BRANCH: &str = "AGENTFS_CHAOS_BRANCH";
 pub(in crate::chaos) const HOST: &str = "AGENTFS_CHAOS_HOST";
 
-pub(super) struct Branches {
+/// From saying that a command comes to giving it: who wants to hold the daemon up in it needs so long.
+const SOON: Duration = Duration::from_millis(80);
+/// Snapshots that are kept at most.
+const KEPT_MAX: usize = 4;
+
+struct Branches {
     place: Place,
     agentfs: PathBuf,
     branch: String,
     /// The base that is committed into, on the host.
     base: PathBuf,
+    random: Random,
+    model: Model,
+}
+
+/// What must be there.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Model {
     serial: u64,
+    /// The snapshots by name, and what each holds of our directory.
+    kept: Vec<(String, Content)>,
 }
 
 fn told(name: &str) -> Result<String, String> {
@@ -39,22 +60,35 @@ fn told(name: &str) -> Result<String, String> {
 }
 
 impl Branches {
-    pub(super) fn begin(place: &Place) -> Result<Self, String> {
+    fn begin(place: &Place) -> Result<Self, String> {
         let branch = told(BRANCH)?;
         let base = Path::new(&told(HOST)?).join(format!("commits-of-{branch}"));
         std::fs::create_dir_all(&base).map_err(|e| format!("mkdir {}: {e}", base.display()))?;
-        Ok(Self { place: place.clone(), agentfs: told(AGENTFS)?.into(), branch, base, serial: 0 })
+        let random = Random::new(place.seed);
+        Ok(Self { place: place.clone(), agentfs: told(AGENTFS)?.into(), branch, base, random, model: Model::default() })
     }
 
     /// Gives a command until it is taken. `done` is the exit code that tells that an earlier try did it.
     fn agentfs(&self, j: &mut Journal, args: &[&str], done: Option<i32>) -> Result<String, String> {
         let line = format!("agentfs {}", args.join(" "));
+        let control = &self.place.control;
+        if control.wanted().is_some_and(|wanted| line.contains(&wanted)) {
+            control.set_doing(&format!("{}{line}", Control::SOON))?;
+            std::thread::sleep(SOON);
+        }
+        control.set_doing(&line)?;
+        let given = self.give(j, &line, args, done);
+        control.set_doing("")?;
+        given
+    }
+
+    fn give(&self, j: &mut Journal, line: &str, args: &[&str], done: Option<i32>) -> Result<String, String> {
         let end = Instant::now() + TRY_MAX;
         let mut tried = false;
         loop {
             let mut command = Command::new(&self.agentfs);
             command.args(args).stdin(Stdio::null()).current_dir("/");
-            let output: Output = j.act(&line, || command.output().map_err(|e| of_io(&e)))?;
+            let output: Output = j.act(line, || command.output().map_err(|e| of_io(&e)))?;
             let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
             j.note(&format!("{} {}", output.status, tail(&stderr, OUTPUT_MAX)))?;
             match output.status.code() {
@@ -71,30 +105,73 @@ impl Branches {
         }
     }
 
-    fn snapshot(&self, j: &mut Journal) -> Result<(), String> {
-        let marker = self.place.dir.join("marker");
-        let n = self.serial.to_string();
-        // Another file renamed over it: what was acknowledged before the snapshot is in it, whole.
-        let fresh = self.place.dir.join("marker.new");
-        j.act("write the marker", || std::fs::write(&fresh, &n).map_err(|e| of_io(&e)))?;
-        j.act("rename the marker", || sys::rename(&fresh, &marker))?;
-        let (name, copy) = (format!("s{n}"), format!("{}-copy{n}", self.branch));
-        self.agentfs(j, &["snapshot", "create", "--branch", &self.branch, "--name", &name], Some(EXISTS))?;
-        j.act("write the next marker", || std::fs::write(&marker, "later").map_err(|e| of_io(&e)))?;
-        self.agentfs(j, &["branch", "create", &copy, "--from", &format!("{}@{name}", self.branch)], Some(EXISTS))?;
-        let below = self.place.dir.file_name().map(|d| d.to_string_lossy().into_owned()).unwrap_or_default();
-        let inside = format!("{below}/marker");
-        let found = self.agentfs(j, &["run", "--branch", &copy, "--no-summary", "--", "cat", &inside], None)?;
-        if found != n {
-            return Err(format!("the snapshot holds the marker {found:?}, should hold {n:?}"));
+    /// Takes a snapshot between two changes, and keeps it.
+    fn snapshot(&mut self, j: &mut Journal, tree: &mut Tree) -> Result<(), String> {
+        for _ in 0..=self.random.below(4) {
+            tree.change(j)?;
         }
-        self.agentfs(j, &["diff", &copy], None)?;
-        self.agentfs(j, &["branch", "delete", &copy], Some(NOT_FOUND))?;
+        let name = format!("s{}", self.model.serial);
+        self.agentfs(j, &["snapshot", "create", "--branch", &self.branch, "--name", &name], Some(EXISTS))?;
+        self.model.kept.push((name, tree.content()));
+        tree.change(j)
+    }
+
+    /// Whether a branch of a snapshot holds what the snapshot must hold, and nothing is different between the two.
+    fn look_into(&self, j: &mut Journal, name: &str, wanted: &Content) -> Result<(), String> {
+        let snapshot = format!("{}@{name}", self.branch);
+        let copy = format!("{}-copy{}-{name}", self.branch, self.model.serial);
+        self.agentfs(j, &["branch", "create", &copy, "--from", &snapshot], Some(EXISTS))?;
+        let below = self.place.dir.file_name().map(|d| d.to_string_lossy().into_owned()).unwrap_or_default();
+        let sums = "cd \"$0\" && find . -type f -exec sha256sum {} +";
+        let said =
+            self.agentfs(j, &["run", "--branch", &copy, "--no-summary", "--", "sh", "-c", sums, &below], None)?;
+        let wrong = tree::differences(wanted, &tree::parse(&said));
+        if !wrong.is_empty() {
+            return Err(format!("{snapshot} holds something else: {}", wrong.join("; ")));
+        }
+        let diff = self.agentfs(j, &["diff", &snapshot, &copy, "--json"], None)?;
+        let diff: serde_json::Value = serde_json::from_str(&diff).map_err(|e| format!("diff says {diff:?}: {e}"))?;
+        if diff["changes"].as_array().is_none_or(|changes| !changes.is_empty()) {
+            return Err(format!("{copy}, in which nothing was changed, differs from {snapshot}: {diff}"));
+        }
+        self.agentfs(j, &["branch", "delete", &copy], Some(NOT_FOUND)).map(drop)
+    }
+
+    /// Looks into one of the snapshots that are kept, and deletes one when there are too many.
+    fn look_back(&mut self, j: &mut Journal) -> Result<(), String> {
+        let at = self.random.below(self.model.kept.len());
+        if let Some((name, content)) = self.model.kept.get(at) {
+            self.look_into(j, name, content)?;
+        }
+        if self.model.kept.len() <= KEPT_MAX {
+            return Ok(());
+        }
+        let (name, _) = self.model.kept.remove(self.random.below(KEPT_MAX));
         self.agentfs(j, &["snapshot", "delete", "--branch", &self.branch, "--name", &name], Some(NOT_FOUND)).map(drop)
     }
 
+    /// Gives a branch what a branch of it has.
+    fn give_back(&self, j: &mut Journal) -> Result<(), String> {
+        let n = self.model.serial;
+        let (line, twig) = (format!("{}-line", self.branch), format!("{}-twig{n}", self.branch));
+        if n == 1 {
+            self.agentfs(j, &["branch", "create", &line], Some(EXISTS))?;
+        }
+        self.agentfs(j, &["branch", "create", &twig, "--from", &line], Some(EXISTS))?;
+        let work = format!("echo {n} >> log; rm -f old; test ! -e now || mv now old; echo {n} > now");
+        self.agentfs(j, &["run", "--branch", &twig, "--no-summary", "--", "sh", "-ec", &work], None)?;
+        self.agentfs(j, &["commit", &twig, "--into-parent"], None)?;
+        let look = "cat log; echo; cat now";
+        let said = self.agentfs(j, &["run", "--branch", &line, "--no-summary", "--", "sh", "-ec", look], None)?;
+        let wanted: String = (1..=n).map(|n| format!("{n}\n")).collect::<String>() + &format!("\n{n}\n");
+        if said != wanted {
+            return Err(format!("{line} says {said:?} after {n} commits into it, should say {wanted:?}"));
+        }
+        self.agentfs(j, &["branch", "delete", &twig], Some(NOT_FOUND)).map(drop)
+    }
+
     fn commit(&self, j: &mut Journal) -> Result<(), String> {
-        let n = self.serial;
+        let n = self.model.serial;
         let branch = format!("{}-commit{n}", self.branch);
         let base = self.base.to_string_lossy().into_owned();
         let work = format!(
@@ -110,7 +187,7 @@ impl Branches {
     }
 
     fn is_committed(&self) -> Result<(), String> {
-        let n = self.serial;
+        let n = self.model.serial;
         for name in ["value".to_owned(), format!("dir{n}/one"), format!("dir{n}/two")] {
             let found = std::fs::read_to_string(self.base.join(&name)).map_err(|e| format!("{name}: {e}"))?;
             if found.trim() != n.to_string() {
@@ -125,20 +202,39 @@ impl Branches {
     }
 }
 
-impl Workload for Branches {
+impl Workload for Working {
     fn step(&mut self, journal: &mut Journal) -> Result<(), String> {
-        self.serial += 1;
-        self.snapshot(journal)?;
-        self.commit(journal)
+        self.branches.model.serial += 1;
+        self.branches.snapshot(journal, &mut self.tree)?;
+        self.branches.look_back(journal)?;
+        self.branches.commit(journal)?;
+        self.branches.give_back(journal)
     }
 
     fn finish(&mut self, _: &mut Journal) -> Result<(), String> {
-        self.place.control.save(&self.serial)
+        self.branches.place.control.save(&self.branches.model)
     }
 }
 
-pub(super) fn verify(place: &Place) -> Result<(), String> {
-    let serial: u64 = place.control.load()?;
-    let branches = Branches { serial, ..Branches::begin(place)? };
-    if serial == 0 { Ok(()) } else { branches.is_committed() }
+/// The workload while it works.
+pub(super) struct Working {
+    branches: Branches,
+    tree: Tree,
+}
+
+impl Working {
+    pub(super) fn begin(place: &Place) -> Result<Self, String> {
+        Ok(Self { branches: Branches::begin(place)?, tree: Tree::begin(&place.dir, place.seed)? })
+    }
+}
+
+pub(super) fn verify(place: &Place, journal: &mut Journal) -> Result<(), String> {
+    let branches = Branches { model: place.control.load()?, ..Branches::begin(place)? };
+    if branches.model.serial == 0 {
+        return Ok(());
+    }
+    for (name, content) in &branches.model.kept {
+        branches.look_into(journal, name, content)?;
+    }
+    branches.is_committed()
 }

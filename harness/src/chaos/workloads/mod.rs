@@ -35,7 +35,7 @@ pub enum Kind {
     Git,
     /// initdb, pgbench, checksums (needs the server's programs).
     Postgres,
-    /// Snapshots, branches of them, `agentfs run` and commits beside the mount.
+    /// Snapshots, branches of them, `agentfs run` and commits beside the mount, all checked by content.
     Branches,
     /// `cargo build` of a small program, which is run (needs cargo).
     Cargo,
@@ -119,7 +119,7 @@ fn begin(kind: Kind, place: &Place, journal: &mut Journal) -> Result<Box<dyn Wor
         Kind::Sqlite => Box::new(sqlite::Sqlite::begin(place, journal)?),
         Kind::Git => Box::new(git::Git::begin(place)),
         Kind::Postgres => Box::new(postgres::Postgres::begin(place, journal)?),
-        Kind::Branches => Box::new(branches::Branches::begin(place)?),
+        Kind::Branches => Box::new(branches::Working::begin(place)?),
         Kind::Cargo => Box::new(build::Build::begin(place)?),
         Kind::Pulse => Box::new(pulse::Pulse::begin(place, journal)?),
     })
@@ -154,7 +154,7 @@ pub fn verify(kind: Kind, place: &Place) -> Result<(), String> {
         Kind::Sqlite => sqlite::verify(place, &mut journal),
         Kind::Git => git::verify(place, &mut journal),
         Kind::Postgres => postgres::verify(place, &mut journal),
-        Kind::Branches => branches::verify(place),
+        Kind::Branches => branches::verify(place, &mut journal),
         Kind::Cargo => build::verify(place, &mut journal),
         Kind::Pulse => pulse::verify(place),
     }
