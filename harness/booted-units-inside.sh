@@ -153,6 +153,50 @@ restarts() {
     is "the mounts are those of before" "$all" "$(stored)"
 }
 
+# shown: what is said of the mount on /mnt/work.
+shown() { agentfs mounts | grep ' /mnt/work ' || true; }
+is_shown() { shown | grep -Eq "$1"; }
+says() { of "$work" StatusText | grep -Eq "$1"; }
+
+# Nobody starts the daemon: programs wait, and that is shown by the unit, in the list of mounts and in the status.
+waiting() {
+    local asked json
+    systemctl stop agentfsd.socket "$daemon"
+    mkdir /mnt/work/waited &
+    asked=$!
+    until_true is_shown 'reconnecting, [1-9][0-9]* requests? held, for [0-9]+ seconds?'
+    until_true says '^reconnecting, [1-9][0-9]* requests held$'
+    until_true is_shown 'held, for ([3-9]|[0-9]{2,}) seconds'
+    json="$(agentfs --json mounts | tr -d ' \n' | grep -o '{[^{}]*"mountpoint":"/mnt/work"[^{}]*}')"
+    is "the state for programs" reconnecting "$(grep -o '"state":"[a-z]*"' <<<"$json" | cut -d '"' -f 4)"
+    is "and how much waits" yes \
+        "$(grep -Eq '"reconnecting_seconds":[1-9]' <<<"$json" && grep -Eq '"requests_held":[1-9]' <<<"$json" && echo yes)"
+    is "who looks starts no daemon" inactive "$(active "$daemon")"
+    # Another frontend goes on waiting, and counts from when the first began.
+    kill_and_wait_waiting
+    until_true is_shown 'held, for ([3-9]|[0-9]{2,}) seconds'
+    kill -0 "$asked"
+    systemctl start agentfsd.socket "$daemon"
+    wait "$asked"
+    is "what waited is done" waited "$(ls -d /mnt/work/waited | sed 's|.*/||')"
+    rmdir /mnt/work/waited
+    until_true says '^branch work on /mnt/work$'
+    is "and nothing is said to wait" 0 "$(shown | grep -c reconnecting || true)"
+    is "the manager has what it had" "$all" "$(stored)"
+}
+# A frontend without a daemon is not active again until there is one: its process is there.
+kill_and_wait_waiting() {
+    local pid
+    pid="$(of "$work" MainPID)"
+    kill -9 "$pid"
+    until_true another_main_pid "$pid"
+}
+another_main_pid() {
+    local pid
+    pid="$(of "$work" MainPID)"
+    [ "$pid" != "$1" ] && [ "$pid" != 0 ]
+}
+
 # code COMMAND...: its exit code; what it says is in /run/said.
 code() {
     local code=0
@@ -318,6 +362,7 @@ first() {
     before="$(find /proc/1/fd -type l | wc -l)"
     kills
     restarts
+    waiting
     upgrades
     by_hand
     mounts

@@ -239,7 +239,7 @@ impl<T> Told<T> for std::result::Result<T, ClientError> {
                 ClientError::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                     because(Kind::Denied).hint("each user has a daemon of their own: leave --store and --socket out")
                 }
-                ClientError::Connect { .. } => because(Kind::Unreachable),
+                ClientError::Connect { .. } | ClientError::NotTaken { .. } => because(Kind::Unreachable),
                 ClientError::Line(LineError::Io(e))
                     if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
                 {

@@ -23,6 +23,7 @@ const LOG_BYTES: u64 = 8 << 10;
 
 /// Starts what does not run. Of several commands that do this at once, one starts and all get through.
 pub(crate) fn start(paths: &Paths, allow_base: &[PathBuf]) -> Result<Client> {
+    paths.check_store().map_err(|e| CliError::new(Kind::Store, e.to_string()))?;
     make_dir(&paths.store)?;
     make_dir(&paths.log_dir())?;
     paths.prepare_socket_dir().map_err(|e| CliError::new(Kind::Denied, e.to_string()))?;

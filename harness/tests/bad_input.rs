@@ -166,6 +166,31 @@ fn a_store_of_a_newer_format_is_refused_and_left_alone() {
     assert_eq!(std::fs::read(mnt.join("f")).unwrap(), b"precious");
 }
 
+/// It once became a store, with everything else in it.
+#[test]
+fn a_directory_of_somebody_else_does_not_become_a_store() {
+    let Some(world) = World::start("a_directory_of_somebody_else") else { return };
+    let home = world.base("home");
+    std::fs::write(home.join("thesis"), "mine").unwrap();
+    let store = ["--store".as_ref(), home.as_os_str()];
+    for command in [&["daemon", "start"][..], &["branch", "create", "b"], &["run", "--", "true"]] {
+        let mut args: Vec<&std::ffi::OsStr> = store.to_vec();
+        args.extend(command.iter().map(std::ffi::OsStr::new));
+        let mut command = world.agentfs(&args);
+        let refused = run(command.env_remove("AGENTFS_SOCKET"), Duration::from_secs(60)).clear_failure();
+        assert!(refused.says("thesis") && refused.says("--store"), "{refused}");
+        assert_eq!(refused.status.code(), Some(74), "{refused}");
+    }
+    for program in ["agentfsd", "agentfs-fuse"] {
+        let hold: &[&str] = if program == "agentfs-fuse" { &["--hold"] } else { &[] };
+        let mut command = world.command(world.bins().path(program));
+        command.args(hold).args(store).env_remove("AGENTFS_SOCKET");
+        let refused = run(&mut command, Duration::from_secs(60)).clear_failure();
+        assert!(refused.says("thesis"), "{program}: {refused}");
+    }
+    assert_eq!(std::fs::read_dir(&home).unwrap().count(), 1, "something was put there");
+}
+
 /// Sends bytes to the daemon; what it answers until it closes or falls silent.
 fn talk(world: &World, bytes: &[u8]) -> String {
     let mut stream = UnixStream::connect(world.socket()).unwrap();

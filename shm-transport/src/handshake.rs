@@ -66,7 +66,7 @@ pub fn attach_within(
     fds: &SessionFds,
     answer_max: Duration,
 ) -> Result<Connection, ClientError> {
-    let mut client = Client::connect(socket)?;
+    let mut client = Client::connect_within(socket, answer_max)?;
     client.set_timeout(Some(answer_max)).map_err(|e| ClientError::Line(e.into()))?;
     let command = Command::Attach {
         session: attach.session,
@@ -85,7 +85,9 @@ pub fn attach_within(
 /// former incarnation.
 pub fn is_transient(error: &ClientError) -> bool {
     match error {
-        ClientError::NotRunning { .. } | ClientError::Closed | ClientError::Line(_) => true,
+        ClientError::NotRunning { .. } | ClientError::NotTaken { .. } | ClientError::Closed | ClientError::Line(_) => {
+            true
+        }
         ClientError::Refused(failure) => matches!(failure.code, ErrorCode::Busy | ErrorCode::Store),
         ClientError::Connect { .. } | ClientError::Data(_) => false,
     }

@@ -203,7 +203,9 @@ impl Commit {
         let base =
             rustix::fs::openat(&self.base, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
                 .doing(|| "open the base".into())?;
-        Ok(Work::new(Tree::new(base), Tree::new(staging), plan))
+        let staging = Tree::new(staging);
+        removable::close_again(&staging).doing(|| format!("give a directory in {name} its mode back"))?;
+        Ok(Work::new(Tree::new(base), staging, plan))
     }
 
     /// Throws the staging directory away. `begun`: steps were done.

@@ -25,15 +25,12 @@ impl RelPath {
         if bytes.is_empty() || bytes == b"." {
             return Ok(Self::root());
         }
-        for name in bytes.split(|b| *b == b'/') {
-            match name {
-                b"" | b"." | b".." => return Err(bad("not a plain relative path")),
-                name if name.len() > NAME_MAX => return Err(bad("a name in it is too long")),
-                name if name.contains(&0) => return Err(bad("it contains a NUL byte")),
-                _ => {}
-            }
-        }
-        Ok(Self(bytes.to_vec()))
+        why_not(bytes).map_or_else(|| Ok(Self(bytes.to_vec())), |why| Err(bad(why)))
+    }
+
+    /// From a note of our own, in bytes; not the base itself.
+    pub(super) fn noted(bytes: &[u8]) -> Option<Self> {
+        why_not(bytes).is_none().then(|| Self(bytes.to_vec()))
     }
 
     /// Its bytes.
@@ -83,6 +80,16 @@ impl RelPath {
     pub(super) fn first(&self) -> &[u8] {
         self.0.split(|b| *b == b'/').next().unwrap_or_default()
     }
+}
+
+/// What is wrong with a path, if anything.
+fn why_not(path: &[u8]) -> Option<&'static str> {
+    path.split(|b| *b == b'/').find_map(|name| match name {
+        b"" | b"." | b".." => Some("not a plain relative path"),
+        name if name.len() > NAME_MAX => Some("a name in it is too long"),
+        name if name.contains(&0) => Some("it contains a NUL byte"),
+        _ => None,
+    })
 }
 
 impl std::fmt::Display for RelPath {

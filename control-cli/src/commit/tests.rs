@@ -480,3 +480,4 @@ fn a_missing_base_leaves_a_begun_commit_pending() {
 
 mod meanwhile;
 mod plans;
+mod unreadable;

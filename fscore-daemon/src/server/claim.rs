@@ -48,6 +48,7 @@ pub(super) struct Claimed {
 impl Claimed {
     pub(super) fn take(mut config: Config, mut service: Service) -> Result<Self, ServeError> {
         let dir = &config.paths.store;
+        config.paths.check_store()?;
         let store = Claim::take(dir).map_err(|source| ServeError::Store { store: dir.clone(), source })?;
         for base in &mut config.allow_base {
             // One that does not exist yet stays as it was written.

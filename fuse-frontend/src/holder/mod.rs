@@ -105,6 +105,7 @@ fn raise_descriptor_limit() -> nix::Result<()> {
 
 /// The directories that must be there before the first child is started.
 fn prepare(paths: &Paths) -> Result<(), Failure> {
+    paths.check_store().map_err(|e| Failure { code: ErrorCode::Store, message: e.to_string(), hint: None })?;
     paths.prepare_socket_dir().map_err(|e| Failure {
         code: ErrorCode::Denied,
         message: e.to_string(),

@@ -6,13 +6,20 @@ use super::{
     Answer, BranchInfo, Call, Command, CommitPlan, Diff, Failure, FsckReport, Limits, Merged, MountInfo, Preference,
     Removed, SnapshotInfo, Status, Undone, VERSION,
 };
+use crate::mem::sys;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long a daemon may leave a call lying before it is told as one that does not take calls. It may be reading a
+/// large store, while its service manager listens for it.
+const TAKEN_MAX: Duration = Duration::from_mins(1);
+/// How often a call that lies there is looked at.
+const LOOK_MS: i32 = 250;
 
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +39,17 @@ pub enum ClientError {
         socket: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// The daemon has its socket and does not read from it.
+    #[error(
+        "the AgentFS daemon on {} has not taken the call for {} s: it still reads its store, or hangs (its log tells). \
+         It may carry the call out when it goes on", socket.display(), waited.as_secs()
+    )]
+    NotTaken {
+        /// The socket.
+        socket: PathBuf,
+        /// How long.
+        waited: Duration,
     },
     /// The connection failed in the middle, perhaps because the daemon ended.
     #[error(transparent)]
@@ -58,15 +76,27 @@ impl ClientError {
 #[derive(Debug)]
 pub struct Client {
     lines: LineStream,
+    socket: PathBuf,
+    /// How long a call may lie there.
+    taken_max: Duration,
 }
 
 impl Client {
     /// Connects to the daemon's socket.
     pub fn connect(socket: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(socket).map_err(|source| {
+        Self::connect_within(socket, TAKEN_MAX)
+    }
+
+    /// As [`Self::connect`]; the daemon may leave the connection, and later a call, lying for so long and no longer.
+    /// Once it has taken a call, the answer is waited for however long it takes.
+    pub fn connect_within(socket: &Path, taken_max: Duration) -> Result<Self, ClientError> {
+        let stream = sys::connect_within(socket, taken_max).map_err(|source| {
             let socket = socket.to_owned();
-            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
+            let kind = source.kind();
+            if matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
                 ClientError::NotRunning { socket, source }
+            } else if kind == io::ErrorKind::WouldBlock {
+                ClientError::NotTaken { socket, waited: taken_max }
             } else {
                 ClientError::Connect { socket, source }
             }
@@ -79,11 +109,12 @@ impl Client {
         if !peer.is_own_or_root() && !may {
             return Err(refuse(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user")));
         }
-        Ok(Self { lines: LineStream::new(stream) })
+        Ok(Self { lines: LineStream::new(stream), socket: socket.to_owned(), taken_max })
     }
 
     /// Longest wait for one answer; `None` (the default) waits for ever.
-    pub fn set_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+    pub fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.taken_max = timeout.unwrap_or(TAKEN_MAX);
         self.lines.set_timeout(timeout)
     }
 
@@ -99,6 +130,9 @@ impl Client {
         if let Err(unsayable @ (LineError::Json(_) | LineError::TooLong)) = sent {
             return Err(unsayable.into());
         }
+        if sent.is_ok() {
+            self.await_taken()?;
+        }
         // Who turns us away says why and closes, perhaps before all of the call went.
         let line = match (self.lines.read(), sent) {
             (Ok(Some(line)), _) => line,
@@ -109,6 +143,23 @@ impl Client {
         match line.parse()? {
             Answer::Ok(value) => Ok(value),
             Answer::Error(failure) => Err(ClientError::Refused(failure)),
+        }
+    }
+
+    /// Waits until the daemon has read what was sent, or said something.
+    fn await_taken(&self) -> Result<(), ClientError> {
+        let begun = Instant::now();
+        loop {
+            let stream = self.lines.as_fd();
+            if crate::frontend::wait(stream, LOOK_MS).map_err(LineError::Io)?
+                || sys::unread_by_peer(stream).map_err(LineError::Io)? == 0
+            {
+                return Ok(());
+            }
+            let waited = begun.elapsed();
+            if waited >= self.taken_max {
+                return Err(ClientError::NotTaken { socket: self.socket.clone(), waited });
+            }
         }
     }
 

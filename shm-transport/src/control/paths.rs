@@ -13,6 +13,11 @@ pub const SOCKET_PATH_MAX: usize = 107;
 /// Name of the socket, in whatever directory.
 const SOCKET_NAME: &str = "agentfsd.sock";
 
+/// What only a store has in it, whole or damaged (on-disk-format §1).
+const STORE_SIGNS: [&str; 2] = ["FORMAT", "meta"];
+/// What is made before that, or by `mkfs`.
+const STORE_BEGUN: [&str; 8] = ["lock", "log", "run", "start.lock", "commits", "contents", "bases", "lost+found"];
+
 /// Why no path can be told.
 #[derive(Debug, thiserror::Error)]
 pub enum PathError {
@@ -38,6 +43,16 @@ pub enum PathError {
         path: PathBuf,
         /// Its length, in bytes.
         len: usize,
+    },
+    /// What is given as the store is somebody's directory.
+    #[error(
+        "{path:?} is no store and not empty (there is {entry:?} in it): name an empty or a new directory with --store DIR"
+    )]
+    ForeignStore {
+        /// The directory.
+        path: PathBuf,
+        /// Something in it.
+        entry: std::ffi::OsString,
     },
     /// The directory of the socket is not safe.
     #[error("the socket's directory {path:?} cannot be used: {why}")]
@@ -125,6 +140,20 @@ impl Paths {
     /// Log of the holder and of the frontends.
     pub fn holder_log(&self) -> PathBuf {
         self.log_dir().join("holder.log")
+    }
+
+    /// Refuses a directory in which something is and no store: it would be filled with files that nobody expects there.
+    /// One that cannot be looked into is left to whoever uses it.
+    pub fn check_store(&self) -> Result<(), PathError> {
+        let Ok(entries) = std::fs::read_dir(&self.store) else { return Ok(()) };
+        let names: Vec<OsString> = entries.flatten().map(|e| e.file_name()).collect();
+        if names.iter().any(|name| STORE_SIGNS.iter().any(|sign| name == sign)) {
+            return Ok(());
+        }
+        match names.into_iter().find(|name| !STORE_BEGUN.iter().any(|own| name == own)) {
+            Some(entry) => Err(PathError::ForeignStore { path: self.store.clone(), entry }),
+            None => Ok(()),
+        }
     }
 
     /// Makes the directory of the sockets if it is missing (mode 0700) and refuses one in which

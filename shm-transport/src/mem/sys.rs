@@ -108,6 +108,30 @@ impl FuseFile {
     }
 }
 
+/// Connects to a Unix stream socket; `WouldBlock` when whoever listens there has had no room for it for so long.
+pub fn connect_within(socket: &Path, limit: std::time::Duration) -> io::Result<std::os::unix::net::UnixStream> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket as make, sockopt};
+    use nix::sys::time::TimeVal;
+    let fd = make(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let seconds = i64::try_from(limit.as_secs()).unwrap_or(i64::MAX);
+    // Zero would be for ever.
+    let limit = TimeVal::new(seconds, i64::from(limit.subsec_micros().max(1)));
+    setsockopt(&fd, sockopt::SendTimeout, &limit)?;
+    connect(fd.as_raw_fd(), &UnixAddr::new(socket)?)?;
+    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::new(0, 0))?;
+    Ok(fd.into())
+}
+
+/// `ioctl(SIOCOUTQ)`: what was sent on a stream socket and not yet read on the other side, more than 0 if anything
+/// (the kernel counts its own overhead in).
+pub fn unread_by_peer(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the command writes one int, which `bytes` is.
+    let returned = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    done(libc::c_long::from(returned))?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
 fn is_fuse(fd: BorrowedFd<'_>) -> io::Result<bool> {
     use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
     Ok(fstatfs(fd)?.filesystem_type() == FUSE_SUPER_MAGIC)

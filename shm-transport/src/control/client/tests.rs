@@ -69,3 +69,39 @@ fn a_call_that_cannot_be_written_is_an_error_at_once() {
     assert!(client.mounts().unwrap().is_empty());
     assert_eq!(thread.join().unwrap().len(), 1);
 }
+
+/// It once waited for ever.
+#[test]
+fn a_daemon_that_takes_no_call_is_told_after_a_while() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let patience = Duration::from_millis(700);
+    let mut client = Client::connect_within(&socket, patience).unwrap();
+    let begun = Instant::now();
+    let error = client.status().unwrap_err();
+    assert!(matches!(error, ClientError::NotTaken { .. }), "{error}");
+    assert!(begun.elapsed() >= patience);
+    assert!(error.to_string().contains("has not taken the call"), "{error}");
+    // No room in the queue of those who wait to be accepted: connecting itself would wait.
+    nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+    let filling: Vec<_> = (0..3).map(|_| Client::connect_within(&socket, patience)).collect();
+    assert!(filling.iter().any(|c| matches!(c, Err(ClientError::NotTaken { .. }))), "{filling:?}");
+}
+
+/// One that has taken it may work on it for long.
+#[test]
+fn a_daemon_that_works_on_a_call_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let thread = std::thread::spawn(move || {
+        let mut lines = LineStream::new(listener.accept().unwrap().0);
+        lines.read().unwrap().unwrap();
+        std::thread::sleep(Duration::from_millis(900));
+        lines.write(&Answer::Ok(json!([]))).unwrap();
+    });
+    let mut client = Client::connect_within(&socket, Duration::from_millis(300)).unwrap();
+    assert!(client.mounts().unwrap().is_empty());
+    thread.join().unwrap();
+}

@@ -64,3 +64,25 @@ fn the_socket_directory_is_made_private_and_an_open_one_is_refused() {
     std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o777)).unwrap();
     assert!(matches!(paths.prepare_socket_dir(), Err(PathError::SocketDir { .. })));
 }
+
+#[test]
+fn a_directory_of_somebody_else_is_no_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |name: &str| Paths { store: dir.path().join(name), socket: dir.path().join("s") };
+    let make = |name: &str, entries: &[&str]| {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+        for entry in entries {
+            std::fs::write(dir.path().join(name).join(entry), "").unwrap();
+        }
+        of(name).check_store()
+    };
+    of("none").check_store().unwrap();
+    make("empty", &[]).unwrap();
+    make("begun", &["log", "run", "start.lock", "lock"]).unwrap();
+    make("fresh-disk", &["lost+found"]).unwrap();
+    make("store", &["FORMAT", "meta", "contents", "a note of the user"]).unwrap();
+    // Its metadata is lost or its format is: that is told by who opens it.
+    make("damaged", &["meta", "else"]).unwrap();
+    let error = make("home", &["log", "thesis.tex"]).unwrap_err().to_string();
+    assert!(error.contains("thesis.tex") && error.contains("--store"), "{error}");
+}
