@@ -103,7 +103,7 @@ pub(super) fn answer(between: &mut Between<'_>, contents: &Contents, asked: &Ask
     let mut room = ANSWER_MAX;
     let mut full = false;
     let deltas = std::mem::take(&mut between.deltas);
-    for (n, (path, delta)) in deltas.iter().enumerate() {
+    for (n, ((path, _), delta)) in deltas.iter().enumerate() {
         *match delta.kind {
             ChangeKind::Added => &mut diff.added,
             ChangeKind::Modified => &mut diff.modified,

@@ -58,8 +58,9 @@ pub(super) struct Between<'a> {
     pub(super) old: Tree<'a>,
     pub(super) new: Tree<'a>,
     contents: &'a Contents,
-    /// By path: the new one, or the old one of what is deleted.
-    pub(super) deltas: BTreeMap<Path, Delta>,
+    /// By path, and whether it is the new one; what is deleted has its old one. Both can differ at one path: a directory
+    /// that moved to the place of another brings names that the other had.
+    pub(super) deltas: BTreeMap<(Path, bool), Delta>,
     lost: BTreeMap<ObjectId, Vec<Loose>>,
     gained: BTreeMap<ObjectId, Vec<Loose>>,
     /// What the other side has for a directory that only one side has.
@@ -177,8 +178,8 @@ impl<'a> Between<'a> {
             names.extend(self.new.names(dir)?);
         }
         left.extend(names.into_iter().map(|name| (old_inside, new_inside, name)));
-        // A directory that was moved to the place of another is not walked: what tells of it is its move.
-        let moved_over = came && !stays && is_dir(old).is_some() && is_dir(new).is_some();
+        // A directory that was moved to the place of something else is not walked: what tells of it is its move.
+        let moved_over = came && !stays && is_dir(new).is_some();
         match (old, new) {
             (Some((before, before_kind)), Some((after, after_kind))) if !stays && !moved_over => {
                 if let Some(path) = new_path {
@@ -229,7 +230,7 @@ impl<'a> Between<'a> {
             let Some(metadata_only) = self.difference(before, after)? else { return Ok(()) };
             (delta.kind, delta.metadata_only) = (ChangeKind::Modified, metadata_only);
         }
-        self.deltas.insert(path, delta);
+        self.deltas.insert((path, true), delta);
         Ok(())
     }
 
@@ -271,32 +272,30 @@ impl<'a> Between<'a> {
                     from,
                     edited: false,
                 };
-                self.deltas.insert(path, delta);
+                self.deltas.insert((path, true), delta);
             }
         }
         for Loose { path, object, kind } in lost.into_values().flatten() {
-            match self.deltas.get(&path) {
-                // Another directory has the place, and in it the same name.
-                Some(Delta { kind: ChangeKind::Added, new: Some(after), object: after_kind, .. }) => {
-                    let (after, after_kind) = (*after, *after_kind);
-                    self.deltas.remove(&path);
-                    self.compare_pair(path, object, after, (kind, after_kind))?;
-                }
-                Some(_) => {}
-                None => {
-                    let delta = Delta {
-                        kind: ChangeKind::Deleted,
-                        object: kind,
-                        metadata_only: false,
-                        size: self.size(false, object)?,
-                        new: None,
-                        old: Some(object),
-                        from: None,
-                        edited: false,
-                    };
-                    self.deltas.insert(path, delta);
-                }
+            // Another directory has the place, and in it the same name.
+            if let Some(Delta { kind: ChangeKind::Added, new: Some(after), object: after_kind, .. }) =
+                self.deltas.get(&(path.clone(), true))
+            {
+                let (after, after_kind) = (*after, *after_kind);
+                self.deltas.remove(&(path.clone(), true));
+                self.compare_pair(path, object, after, (kind, after_kind))?;
+                continue;
             }
+            let delta = Delta {
+                kind: ChangeKind::Deleted,
+                object: kind,
+                metadata_only: false,
+                size: self.size(false, object)?,
+                new: None,
+                old: Some(object),
+                from: None,
+                edited: false,
+            };
+            self.deltas.insert((path, false), delta);
         }
         Ok(())
     }
@@ -319,7 +318,7 @@ impl<'a> Between<'a> {
         };
         let size = self.size(true, object)?;
         for path in paths {
-            match self.deltas.get_mut(&path) {
+            match self.deltas.get_mut(&(path.clone(), true)) {
                 Some(delta) if delta.kind == ChangeKind::Renamed => delta.edited = true,
                 Some(_) => {}
                 None => {
@@ -333,7 +332,7 @@ impl<'a> Between<'a> {
                         from: None,
                         edited: false,
                     };
-                    self.deltas.insert(path, delta);
+                    self.deltas.insert((path, true), delta);
                 }
             }
         }

@@ -15,11 +15,20 @@ use std::collections::{HashMap, HashSet};
 
 /// Makes the base remember every name of the files that the view shows otherwise than the base.
 pub(super) fn note(view: &View, contents: &Contents, changed: &Changed) -> FsResult<()> {
+    note_of(view, changed, |object| shows_as_base(view, contents, object))
+}
+
+/// The same with files of which only names changed: whether one of them has another name left, its record does not say.
+pub(super) fn note_all(view: &View, changed: &Changed) -> FsResult<()> {
+    note_of(view, changed, |_| Ok(false))
+}
+
+fn note_of(view: &View, changed: &Changed, known: impl Fn(ObjectId) -> FsResult<bool>) -> FsResult<()> {
     let Some(base) = &view.base else { return Ok(()) };
     let mut unseen = HashMap::new();
     for &object in &changed.objects {
-        let links = missing(view, contents, object)?;
-        if links > 0 {
+        let links = missing(view, object)?;
+        if links > 0 && !known(object)? {
             unseen.insert(object, links);
         }
     }
@@ -27,7 +36,7 @@ pub(super) fn note(view: &View, contents: &Contents, changed: &Changed) -> FsRes
 }
 
 /// How many names of a changed file the base has and nobody saw.
-fn missing(view: &View, contents: &Contents, object: ObjectId) -> FsResult<u64> {
+fn missing(view: &View, object: ObjectId) -> FsResult<u64> {
     let Some(base) = view.base_of(object) else { return Ok(0) };
     let Some(stat) = present(base.stat(object).map(Some))? else { return Ok(0) };
     if stat.kind == FileKind::Directory || stat.attr.nlink < 2 {
@@ -36,17 +45,20 @@ fn missing(view: &View, contents: &Contents, object: ObjectId) -> FsResult<u64> 
     if view.object(object)?.is_some_and(|v| v.value.nlink == 0) {
         return Ok(0);
     }
-    let (here, there) = (Facts::of_branch(view, contents, object)?, Facts::of_base(base, &stat)?);
-    if here.same_attributes(&there) && here.same_time(&there) && here.data == there.data {
-        // Only names of it changed, and these are known.
-        return Ok(0);
-    }
     let mut links = u64::from(stat.attr.nlink);
     for (dir, name) in base.locators(object) {
         let found = present(base.lookup(dir, &name))?;
         links = links.saturating_sub(u64::from(found.is_some_and(|s| s.object == object)));
     }
     Ok(links)
+}
+
+/// Only names of it changed, and these are known.
+fn shows_as_base(view: &View, contents: &Contents, object: ObjectId) -> FsResult<bool> {
+    let Some(base) = view.base_of(object) else { return Ok(true) };
+    let Some(stat) = present(base.stat(object).map(Some))? else { return Ok(true) };
+    let (here, there) = (Facts::of_branch(view, contents, object)?, Facts::of_base(base, &stat)?);
+    Ok(here.same_attributes(&there) && here.same_time(&there) && here.data == there.data)
 }
 
 /// Reads directories until every link was found, or there is none left: links may lie outside the base.

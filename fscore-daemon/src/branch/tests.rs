@@ -12,6 +12,7 @@ mod commits;
 mod diffs;
 mod merge_conflicts;
 mod merges;
+mod model;
 mod removals;
 mod undos;
 

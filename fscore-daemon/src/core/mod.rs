@@ -30,6 +30,6 @@ mod rename;
 pub mod session;
 pub mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod view;
 mod xattr;

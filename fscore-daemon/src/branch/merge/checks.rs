@@ -1,8 +1,8 @@
 //! What only the whole result shows: directories that lie inside themselves, and directories that go although
 //! something is, or comes to be, in them.
 
-use super::super::paths::Name;
-use super::{ADDED_THERE, DIRECTORY_GONE, LOOP, MOVED, Merge, is_there};
+use super::super::paths::{Name, Tree};
+use super::{ADDED_THERE, DIRECTORY_GONE, LOOP, MOVED, Merge, OTHER_NAMES, alike, is_there};
 use crate::core::error::FsResult;
 use crate::core::ids::ObjectId;
 use shm_transport::control::Side;
@@ -13,9 +13,7 @@ impl Merge<'_> {
     /// Checks, and mends what a preference decides, until nothing is left to mend.
     pub(super) fn check(&mut self) -> FsResult<()> {
         while self.keep_filled()? || self.drop_placeless()? {}
-        if !self.preferences.0.is_empty() {
-            self.find_lost()?;
-        }
+        self.find_lost()?;
         self.find_loops()
     }
 
@@ -93,7 +91,8 @@ impl Merge<'_> {
         Ok(homeless.iter().any(|place| !self.names.contains_key(place)))
     }
 
-    /// What both sides have, and the result would not: preferences that decide one end of a move and not the other.
+    /// What both sides have, and the result would not: each side dropped the name that the other kept, and one changed
+    /// what is lost; or preferences decide one end of a move and not the other.
     fn find_lost(&mut self) -> FsResult<()> {
         let named: BTreeSet<ObjectId> = self.names.values().flatten().map(|(object, _)| *object).collect();
         let mut dropped = Vec::new();
@@ -108,9 +107,14 @@ impl Merge<'_> {
         for (place, object, kind) in dropped {
             let stays = kind != FileKind::Directory
                 && self.theirs.places(object)?.iter().any(|(_, at)| !self.names.contains_key(at));
-            if !stays && is_there(&mut self.ours, object, kind)? {
+            if stays || !is_there(&mut self.ours, object, kind)? {
+                continue;
+            }
+            let decided = !self.preferences.0.is_empty();
+            let is_as_it_was = |tree: &Tree<'_>| alike(self.contents, (&self.fork, object), (tree, object), true);
+            if decided || !is_as_it_was(&self.ours)? || !is_as_it_was(&self.theirs)? {
                 let path = self.path_of(place.0, &place.1)?;
-                self.conflicts.insert(path, MOVED);
+                self.conflicts.insert(path, if decided { MOVED } else { OTHER_NAMES });
             }
         }
         Ok(())

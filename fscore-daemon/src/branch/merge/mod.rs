@@ -23,6 +23,7 @@ pub(super) use undo::Undo;
 
 use super::between::{changed_between, facts, kind_of};
 use super::facts::same_content;
+use super::links;
 use super::paths::{Changed, Name, Path, Tree, join};
 use crate::content::Contents;
 use crate::core::error::FsResult;
@@ -40,6 +41,7 @@ const DELETED_HERE: &str = "deleted here, modified in the parent";
 const ADDED_THERE: &str = "deleted here, added in the parent";
 const DIRECTORY_GONE: &str = "added here, its directory deleted in the parent";
 const LOOP: &str = "moved into each other";
+const OTHER_NAMES: &str = "changed, and each side removed the name that the other kept";
 const MOVED: &str = "moved, and its new place is the other side's";
 
 /// Where a name leads.
@@ -99,6 +101,11 @@ impl<'a> Merge<'a> {
         let mut all = changed_between(fork, theirs)?;
         all.names.extend(mine.names);
         all.objects.extend(mine.objects);
+        for view in [fork, ours, theirs] {
+            if !view.chain.is_empty() {
+                links::note_all(view, &all)?;
+            }
+        }
         Ok(Self {
             fork: Tree::new(fork, &all)?,
             ours: Tree::new(ours, &all)?,

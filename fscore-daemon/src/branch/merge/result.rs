@@ -100,17 +100,8 @@ impl Merge<'_> {
             let known = is_there(&mut self.theirs, to, kind)?;
             match ours {
                 Some(mut ours) if !known => {
-                    ours.nlink = match (kind, subdirs.get(&to)) {
-                        (FileKind::Directory, inside) => {
-                            if to.is_base() {
-                                ours.nlink
-                            } else {
-                                2u32.saturating_add_signed(*inside.unwrap_or(&0))
-                            }
-                        }
-                        // Counted by name.
-                        _ => 0,
-                    };
+                    // Of other kinds counted by name.
+                    ours.nlink = if kind == FileKind::Directory { links_of(&ours, subdirs.get(&to)) } else { 0 };
                     edit.insert(to, ours);
                 }
                 Some(ours) => {
@@ -125,7 +116,13 @@ impl Merge<'_> {
                     };
                     *record = ObjectRecord { nlink, body, ctime: now, ..ours };
                 }
-                None => drop(edit.record(to)?),
+                None => {
+                    let known = is_there(&mut self.theirs, to, FileKind::Directory)?;
+                    let record = edit.record(to)?;
+                    if record.kind() == FileKind::Directory && !known {
+                        record.nlink = links_of(record, subdirs.get(&to));
+                    }
+                }
             }
             if let Some(set) = self.ours.view.xattrs(from)? {
                 edit.change.xattrs(to, &set.value);
@@ -186,6 +183,12 @@ impl Merge<'_> {
         }
         Ok(())
     }
+}
+
+/// The links of a directory that theirs does not have, or has removed: what it holds is what comes into it.
+fn links_of(record: &ObjectRecord, subdirs: Option<&i32>) -> u32 {
+    // Some file systems do not count.
+    if record.nlink < 2 { record.nlink } else { 2u32.saturating_add_signed(subdirs.copied().unwrap_or(0)) }
 }
 
 /// Whether a content file belongs to an epoch that a view inherits.

@@ -3,8 +3,9 @@
 use super::super::Branches;
 use super::super::answer::{Asked, answer};
 use super::super::between::{Between, changed_between};
+use super::super::conflict::Preimages;
 use super::super::info::{fail, fail_branch, fail_store, refuse, refuse_mounted};
-use super::super::paths::Path;
+use super::super::paths::{Changed, Path};
 use super::{Entry, Merge, Preferences, is_there, paths_in};
 use crate::core::error::{FsError, FsResult};
 use crate::core::ids::{BranchId, EpochId, ObjectId};
@@ -73,6 +74,16 @@ impl Branches {
                     .done());
             }
         }
+        let preferences = Preferences::default();
+        let mut merge = Merge::between((&then, &then, &now), &self.core.contents, &preferences).map_err(failed)?;
+        if !paths.is_empty() {
+            merge.restore(&paths).map_err(failed)?;
+        }
+        if let Some((path, why)) = merge.conflicts.first_key_value() {
+            return Err(refuse(ErrorCode::Usage, format!("{}: {why}", escape(path)))
+                .hint("name both paths, or undo the whole branch")
+                .done());
+        }
         if request.dry_run || is_empty(&undone.changes) {
             return Ok(undone);
         }
@@ -82,15 +93,6 @@ impl Branches {
         let continued = if paths.is_empty() {
             goal.epoch
         } else {
-            let preferences = Preferences::default();
-            let contents = &self.core.contents;
-            let mut merge = Merge::between((&then, &then, &now), contents, &preferences).map_err(failed)?;
-            merge.restore(&paths).map_err(failed)?;
-            if let Some((path, why)) = merge.conflicts.first_key_value() {
-                return Err(refuse(ErrorCode::Usage, format!("{}: {why}", escape(path)))
-                    .hint("name both paths, or undo the whole branch")
-                    .done());
-            }
             let result = self.core.new_epoch().map_err(fail)?;
             let chain = [result].iter().chain(now.chain.iter()).copied().collect();
             let on = View { chain, ..now.clone() };
@@ -102,6 +104,9 @@ impl Branches {
         batch.put(keys::snapshot(id, &snapshot), SnapshotRecord { epoch: now.head(), created }.encode());
         batch.put(keys::epoch(head), EpochRecord { parent: continued, branch: id }.encode());
         let from = if paths.is_empty() { self.fork_in(&record, &then).map_err(failed)? } else { record.from };
+        if record.from.is_some() && from.is_none() {
+            self.keep_preimages(id, &now, &mut batch)?;
+        }
         batch.put(keys::branch(id), BranchRecord { head, from, ..record }.encode());
         // Younger than the snapshot that it may go on from; what it refers to must be there after a power loss.
         self.core.contents.sync_all().map_err(|e| fail_store("make contents durable", &e))?;
@@ -125,6 +130,30 @@ impl Branches {
             }
         }
         Ok(None)
+    }
+
+    /// What the base was when the branches that this one was made from changed it: its own to know from now on, for the
+    /// states that stay as snapshots.
+    fn keep_preimages(&self, id: BranchId, now: &View, batch: &mut Batch) -> Result<(), Failure> {
+        let mut views = vec![now.clone()];
+        for (_, snapshot) in self.snapshots_of(id)? {
+            let chain = self.core.chain(snapshot.epoch).map_err(fail)?;
+            views.push(View { chain, ..now.clone() });
+        }
+        let store = self.core.store.as_ref();
+        for view in &views {
+            let (changed, preimages) = (Changed::of(view).map_err(fail)?, Preimages::of(view).map_err(fail)?);
+            let objects = changed.objects.iter().filter(|object| object.is_base());
+            let objects = objects.map(|o| (keys::preimage(id, *o), preimages.object_bytes(*o)));
+            let names = changed.names.iter().filter(|(dir, _)| dir.is_base());
+            let names = names.map(|(dir, name)| (keys::prename(id, *dir, name), preimages.name_bytes(*dir, name)));
+            for (key, value) in objects.chain(names) {
+                if let Some(value) = value.filter(|_| store.get(&key).is_none()) {
+                    batch.put(key, value);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn goal(&self, id: BranchId, record: &BranchRecord, request: &Undo<'_>) -> Result<Goal, Failure> {
@@ -162,9 +191,9 @@ impl Branches {
         let changed = changed_between(now, then)?;
         let mut between = Between::run(now, then, &self.core.contents, &changed)?;
         if !paths.is_empty() {
-            between
-                .deltas
-                .retain(|path, delta| below(paths, path) || delta.from.as_ref().is_some_and(|from| below(paths, from)));
+            between.deltas.retain(|(path, _), delta| {
+                below(paths, path) || delta.from.as_ref().is_some_and(|from| below(paths, from))
+            });
         }
         answer(
             &mut between,
@@ -184,6 +213,9 @@ impl Branches {
 impl Merge<'_> {
     /// Has theirs show at and below some paths what ours shows there.
     fn restore(&mut self, paths: &[Path]) -> FsResult<()> {
+        for path in paths {
+            self.check_way(path)?;
+        }
         let changed = changed_between(self.ours.view, self.theirs.view)?;
         for (dir, name) in &changed.names {
             if self.is_wanted(paths, *dir, name)? {
@@ -202,6 +234,36 @@ impl Merge<'_> {
             }
         }
         self.take_new()
+    }
+
+    /// What lies at a path is put back there only if the directories that lead to it are what they were, or new.
+    fn check_way(&mut self, path: &[u8]) -> FsResult<()> {
+        let (mut then, mut now) = (Some(self.ours.view.root), Some(self.theirs.view.root));
+        let mut end = 0;
+        for name in path.split(|byte| *byte == b'/') {
+            end += name.len() + usize::from(end > 0);
+            if end == path.len() {
+                break;
+            }
+            let was = then.map_or(Ok(None), |dir| self.ours.child(dir, name))?;
+            let is = now.map_or(Ok(None), |dir| self.theirs.child(dir, name))?;
+            let dir = |entry: Entry| entry.filter(|(_, kind)| *kind == FileKind::Directory).map(|(object, _)| object);
+            (then, now) = (dir(was), dir(is));
+            let why = if then == now {
+                continue;
+            } else if then.map_or(Ok(None), |dir| self.theirs.directory(dir))?.is_some() {
+                "it was moved to another path since"
+            } else if now.map_or(Ok(None), |dir| self.ours.directory(dir))?.is_some() {
+                "it came from another path"
+            } else if then.is_some() && now.is_none() && is.is_some() {
+                "something else was made in its place since"
+            } else {
+                continue;
+            };
+            self.conflicts.insert(path.get(..end).unwrap_or_default().to_vec(), why);
+            return Ok(());
+        }
+        Ok(())
     }
 
     fn is_wanted(&mut self, paths: &[Path], dir: ObjectId, name: &[u8]) -> FsResult<bool> {

@@ -4,7 +4,7 @@ use super::merges::merge;
 use super::{World, create};
 use crate::core::ids::BranchId;
 use crate::core::record::DirentRecord;
-use shm_transport::control::{BranchInfo, Command, ErrorCode, Merged, Undone};
+use shm_transport::control::{BranchInfo, Command, CommitPlan, ErrorCode, Merged, Removed, Undone};
 use shm_transport::wire::FileKind;
 
 fn undo(branch: &str, to: Option<&str>, paths: &[&str]) -> Command {
@@ -218,4 +218,26 @@ fn a_directory_that_another_has_the_place_of_is_not_put_back_by_halves() {
     world.shows(a, "/top/new", "x");
     world.undoes(&undo("a", Some("s"), &[]));
     world.same_as(a, "a@s");
+}
+
+/// The branch is its parent's child no longer, and what the parent knew of the base was out of reach, or gone with it.
+#[test]
+fn a_branch_that_went_back_to_the_base_can_still_commit_what_it_had() {
+    let world = World::new();
+    let (p, _) = world.parent_and_child();
+    world.write(p, "f", "by p");
+    world.fork("grandchild", "p");
+    let undo = |to: &str| {
+        let command =
+            Command::Undo { branch: "grandchild".into(), to: Some(to.into()), paths: Vec::new(), dry_run: false };
+        world.ask::<Undone>(&command).unwrap();
+        world.sound();
+    };
+    undo("@base");
+    world.ask::<Removed>(&Command::BranchDelete { name: "c".into(), dry_run: false }).unwrap();
+    world.ask::<Removed>(&Command::BranchDelete { name: "p".into(), dry_run: false }).unwrap();
+    undo("before-undo-1");
+    let prepare = Command::CommitPrepare { branch: "grandchild".into(), dry_run: true, prefer: Vec::new() };
+    let plan: CommitPlan = world.ask(&prepare).unwrap();
+    assert!(plan.conflicts.is_empty() && plan.summary.modified == 1, "{plan:?}");
 }

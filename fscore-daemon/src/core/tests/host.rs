@@ -22,7 +22,7 @@ struct Durable {
 }
 
 #[derive(Debug)]
-pub(super) struct FaultyHost {
+pub(crate) struct FaultyHost {
     disk: FaultyDisk,
     dir: PathBuf,
     durable: Mutex<Durable>,
@@ -41,7 +41,7 @@ fn all(fd: BorrowedFd<'_>) -> Vec<u8> {
 }
 
 impl FaultyHost {
-    pub(super) fn new(disk: &FaultyDisk, dir: &Path) -> Self {
+    pub(crate) fn new(disk: &FaultyDisk, dir: &Path) -> Self {
         Self { disk: disk.clone(), dir: dir.to_owned(), durable: Mutex::default() }
     }
 
@@ -50,7 +50,7 @@ impl FaultyHost {
     }
 
     /// Makes in `to` what is there when the power is back.
-    pub(super) fn after_power_cut(&self, loss: Loss, to: &Path) {
+    pub(crate) fn after_power_cut(&self, loss: Loss, to: &Path) {
         let mut dice = Dice::new(match loss {
             Loss::Random(seed) => seed ^ 0x55,
             Loss::All | Loss::Nothing | Loss::Names => 0,
@@ -79,14 +79,23 @@ impl FaultyHost {
             };
             std::fs::create_dir_all(to.join(&above)).unwrap();
             std::fs::write(to.join(Contents::relative(*id)), bytes).unwrap();
+            self.keep_time(*id, to);
         }
     }
 
     /// What a process finds that starts after this one was killed.
-    pub(super) fn after_kill(&self, to: &Path) {
+    pub(crate) fn after_kill(&self, to: &Path) {
         for id in self.present() {
             std::fs::create_dir_all(to.join(directory(id))).unwrap();
             std::fs::copy(self.dir.join(Contents::relative(id)), to.join(Contents::relative(id))).unwrap();
+            self.keep_time(id, to);
+        }
+    }
+
+    fn keep_time(&self, id: ContentId, to: &Path) {
+        if let Ok(stat) = std::fs::metadata(self.dir.join(Contents::relative(id))) {
+            let copy = std::fs::File::options().write(true).open(to.join(Contents::relative(id))).unwrap();
+            copy.set_modified(stat.modified().unwrap()).unwrap();
         }
     }
 }
