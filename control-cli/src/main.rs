@@ -26,6 +26,7 @@ mod output;
 mod patch;
 mod siblings;
 mod start;
+mod still;
 
 use clap::Parser;
 use output::Output;

@@ -56,6 +56,11 @@ pub(crate) fn ours() -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
 }
 
+/// Our mounts as a process sees them.
+pub(crate) fn of(process: i32) -> io::Result<Vec<Mount>> {
+    Ok(parse(&std::fs::read(format!("/proc/{process}/mountinfo"))?))
+}
+
 /// The innermost of our mounts that a path lies on.
 pub(crate) fn around(path: &Path) -> io::Result<Option<Mount>> {
     let mut mounts = ours()?;

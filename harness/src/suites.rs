@@ -6,6 +6,7 @@ pub const SUITES: &[(&str, &str)] = &[
     ("negative_ops", "every refusal has the errno that POSIX and Linux give it"),
     ("overlay", "a branch over a base: pass-through, copy-up, whiteouts, hard links, inode numbers"),
     ("branches", "isolation, snapshots, branches of branches, restart, deletion"),
+    ("cuts", "a snapshot is one point in time across files, for writes, and with --freeze for mappings"),
     ("quota", "limits of a branch: EDQUOT for who grows, exact after kills, true to df; a full store takes deletions"),
     ("diff_commit", "diff lists every change; commit makes the base equal to the branch, or changes nothing"),
     ("run_command", "`agentfs run` as a user sees it, also without privilege"),

@@ -4,15 +4,21 @@ use crate::args::Snapshot;
 use crate::context::{Context, Told};
 use crate::error::Result;
 use crate::output::{or_dash, shown, table};
+use crate::still::Still;
 use serde_json::json;
 use shm_transport::control::SnapshotInfo;
+use shm_transport::control::client::Client;
 
 /// `agentfs snapshot`.
 pub(super) fn snapshot(context: &Context, args: Snapshot) -> Result<()> {
     let mut client = context.ensure()?;
     match args {
-        Snapshot::Create { branch, name } => {
+        Snapshot::Create { branch, name, freeze } => {
+            let mounts = if freeze { context.ask(&mut client, Client::mounts)? } else { Vec::new() };
+            let mounts: Vec<_> = mounts.into_iter().filter(|mount| mount.branch == branch).collect();
+            let still = freeze.then(|| Still::hold(&mounts)).transpose()?;
             let info = client.snapshot_create(&branch, &name).told()?;
+            drop(still);
             context.output.result(&info, || made(&info))?;
         }
         Snapshot::List { of, branch } => {

@@ -13,5 +13,6 @@ mod payload;
 pub(crate) mod region;
 pub(crate) mod segment;
 pub mod sys;
+pub mod trace;
 
 pub use payload::Payload;
