@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod checkpoint;
 pub(crate) mod merge;
 pub(crate) mod quota;
 
@@ -82,6 +83,7 @@ pub(crate) enum Command {
     /// Make, list and delete snapshots
     #[command(subcommand)]
     Snapshot(Snapshot),
+    Checkpoint(checkpoint::Checkpoint),
     Diff(Diff),
     Commit(Commit),
     Refresh(merge::Refresh),
@@ -131,6 +133,7 @@ Examples:
   agentfs run --base ~/project --branch fix-1 -- bash -c 'git checkout -b x && cargo build && rm -rf docs'
   agentfs run --branch fix-1 -- git status         go on with the branch
   agentfs run --base . --discard -- make test      try something, keep nothing
+  agentfs run --branch fix-1 --checkpoint 5m -- ./agent
   agentfs run --branch scratch -- bash             an empty directory")]
 pub(crate) struct Run {
     /// The base directory
@@ -144,6 +147,8 @@ pub(crate) struct Run {
     pub(crate) frozen: bool,
     #[command(flatten)]
     pub(crate) quota: quota::Quota,
+    #[command(flatten)]
+    pub(crate) checkpoints: checkpoint::Checkpoints,
     /// Do not print the summary of changes
     #[arg(long)]
     pub(crate) no_summary: bool,

@@ -134,7 +134,11 @@ open(sys.argv[2], 'w').write('caught')
     let at = world.mount("seen", None);
     assert_eq!(sys::sha256_file(&at.join("f")).unwrap(), sys::sha256(&vec![b'm'; 8 << 20]));
     let pid = program.id().to_string();
-    world.program(&at, "python3", &["-c", "import os, signal, sys; os.kill(int(sys.argv[1]), signal.SIGRTMIN + 3)", &pid]);
+    world.program(
+        &at,
+        "python3",
+        &["-c", "import os, signal, sys; os.kill(int(sys.argv[1]), signal.SIGRTMIN + 3)", &pid],
+    );
     assert!(procs::wait_for(Duration::from_secs(10), || says("caught")), "the program goes on");
     assert!(program.wait().unwrap().success());
     // Nothing to hold.

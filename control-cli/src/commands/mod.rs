@@ -3,6 +3,7 @@
 pub(crate) mod bind;
 pub(crate) mod branch;
 mod branch_tree;
+mod checkpoint;
 mod commit;
 mod daemon;
 pub(crate) mod diff;
@@ -40,6 +41,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8> {
         Command::Mounts => mount::mounts(&context()?)?,
         Command::Branch(args) => branch::branch(&context()?, args)?,
         Command::Snapshot(args) => snapshot::snapshot(&context()?, args)?,
+        Command::Checkpoint(args) => checkpoint::checkpoint(&context()?, &args)?,
         Command::Diff(args) => diff::diff(&context()?, &args)?,
         Command::Commit(args) => commit::commit(&context()?, &args)?,
         Command::Refresh(args) => merge::refresh(&context()?, &args)?,

@@ -1,5 +1,6 @@
 //! `agentfs run`.
 
+use super::checkpoint::Taking;
 use super::{branch, commit, diff, mount};
 use crate::args;
 use crate::child;
@@ -8,7 +9,7 @@ use crate::error::{Doing, Kind, Result};
 use crate::mounter::{self, Request};
 use crate::namespace;
 use crate::output::{count, shown};
-use serde_json::json;
+use serde_json::{Value, json};
 use shm_transport::control::client::Client;
 use shm_transport::control::{BranchInfo, Change, ChangeKind, Diff};
 use shm_transport::wire::SessionId;
@@ -44,7 +45,8 @@ pub(super) fn run(context: &Context, args: args::Run) -> Result<u8> {
     }
     // An empty base: a directory of our own to mount on.
     let scratch = if info.base.is_none() { Some(scratch_dir()?) } else { None };
-    let done = on_stage(context, &args, &info, scratch.as_deref(), here);
+    let taking = Taking::new(context, &info.name, args.checkpoints);
+    let done = on_stage(context, &args, (&info, &taking), scratch.as_deref(), here);
     let done = done.map(|(code, stage)| {
         let ended = leave(context, &stage);
         (code, stage, ended)
@@ -63,14 +65,14 @@ pub(super) fn run(context: &Context, args: args::Run) -> Result<u8> {
             return Err(e);
         }
     };
-    finish(context, &args, &info, &stage, code, ended);
+    finish(context, &args, (&info, &taking), &stage, code, ended);
     Ok(code)
 }
 
 fn on_stage(
     context: &Context,
     args: &args::Run,
-    info: &BranchInfo,
+    (info, taking): (&BranchInfo, &Taking<'_>),
     scratch: Option<&Path>,
     here: PathBuf,
 ) -> Result<(u8, Stage)> {
@@ -78,7 +80,16 @@ fn on_stage(
     let (program, rest) = args.command.split_first().map_or((None, &[][..]), |(p, r)| (Some(p), r));
     let mut command = Command::new(program.map(std::ffi::OsString::as_os_str).unwrap_or_default());
     command.args(rest).current_dir(&stage.cwd).env("AGENTFS_ROOT", &stage.root).env("AGENTFS_BRANCH", &info.name);
-    match child::run(&mut command) {
+    taking.prepare(&mut command);
+    let ran = std::thread::scope(|scope| {
+        let clock = taking.begin(scope);
+        let ran = child::run(&mut command);
+        if ran.is_ok() {
+            taking.end(clock);
+        }
+        ran
+    });
+    match ran {
         Ok(code) => Ok((code, stage)),
         Err(e) => {
             // Nothing ran on it; why the command did not start is what matters.
@@ -119,7 +130,15 @@ fn leave(context: &Context, stage: &Stage) -> Result<bool> {
     context.wait_detached(&mut client, |m| m.session == stage.session, DETACH_MAX)
 }
 
-fn finish(context: &Context, args: &args::Run, info: &BranchInfo, stage: &Stage, code: u8, ended: Result<bool>) {
+fn finish(
+    context: &Context,
+    args: &args::Run,
+    (info, taking): (&BranchInfo, &Taking<'_>),
+    stage: &Stage,
+    code: u8,
+    ended: Result<bool>,
+) {
+    let checkpoints = taking.report();
     // The command is over: what goes wrong from here on is told, and its exit code stays.
     let told = |result: Result<()>| {
         if let Err(e) = result {
@@ -134,7 +153,11 @@ fn finish(context: &Context, args: &args::Run, info: &BranchInfo, stage: &Stage,
         return;
     }
     if !args.no_summary {
-        told(context.reconnect().and_then(|mut client| summary(context, &mut client, args, (info, stage, code))));
+        told(
+            context
+                .reconnect()
+                .and_then(|mut client| summary(context, &mut client, args, (info, stage, code, checkpoints))),
+        );
     }
     if in_use {
         context.output.note("background processes of the command still use the branch; it stays mounted for them");
@@ -152,7 +175,7 @@ fn summary(
     context: &Context,
     client: &mut Client,
     args: &args::Run,
-    (info, stage, code): (&BranchInfo, &Stage, u8),
+    (info, stage, code, checkpoints): (&BranchInfo, &Stage, u8, Value),
 ) -> Result<()> {
     let diff = diff::fetch(context, client, diff::States::of(&info.name), u64::MAX)?;
     let changes = chosen(&diff);
@@ -166,6 +189,7 @@ fn summary(
             "made": info.made,
             "warnings": info.warnings,
             "exit_code": code,
+            "checkpoints": checkpoints,
         },
         "added": diff.added,
         "modified": diff.modified,

@@ -52,8 +52,9 @@ pub(crate) fn listing(list: &[SnapshotInfo]) -> String {
         .iter()
         .map(|info| {
             let branches: Vec<_> = info.branches.iter().map(|b| shown(b)).collect();
-            vec![shown(&info.branch), shown(&info.name), or_dash(branches.join(", "))]
+            let kind = if info.automatic { "automatic" } else { "named" };
+            vec![shown(&info.branch), shown(&info.name), kind.into(), or_dash(branches.join(", "))]
         })
         .collect();
-    table(&["BRANCH", "SNAPSHOT", "BRANCHES MADE FROM IT"], &rows)
+    table(&["BRANCH", "SNAPSHOT", "KIND", "BRANCHES MADE FROM IT"], &rows)
 }

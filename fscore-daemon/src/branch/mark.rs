@@ -74,6 +74,7 @@ impl Branches {
             | Command::Shutdown
             | Command::HandOver { .. }
             | Command::BranchQuota { .. }
+            | Command::Checkpoint { .. }
             | Command::BranchList { .. }
             | Command::BranchShow { .. }
             | Command::SnapshotList { .. }

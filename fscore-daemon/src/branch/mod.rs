@@ -3,6 +3,7 @@
 //! ```text
 //! create      new branches, and the reuse of existing ones
 //! base_check  which directories may be a base
+//! checkpoint  automatic snapshots
 //! snapshot    freezing, naming, listing
 //! delete      removal of branches and of epochs that nothing reaches
 //! epochs      the version tree, and who refers to what in it
@@ -28,6 +29,7 @@ mod answer;
 mod base_check;
 pub mod base_list;
 mod between;
+mod checkpoint;
 mod commit;
 mod conflict;
 mod create;
@@ -105,6 +107,7 @@ impl Branches {
             Command::BranchQuota { name, limits } => value(&self.quota(name, limits)?),
             Command::BranchDelete { name, dry_run } => value(&self.delete(name, *dry_run, mark)?),
             Command::SnapshotCreate { branch, name } => value(&self.snapshot_create(branch, name, mark)?),
+            Command::Checkpoint { branch, keep } => value(&self.checkpoint(branch, *keep)?),
             Command::SnapshotList { branch } => value(&self.snapshot_list(branch.as_deref())?),
             Command::SnapshotDelete { branch, name, dry_run } => {
                 value(&self.snapshot_delete(branch, name, *dry_run, mark)?)

@@ -86,15 +86,26 @@ impl Branches {
         check_name("snapshot", name)?;
         let _mutation = lock(&self.mutation);
         let id = self.find(branch)?;
-        let key = keys::snapshot(id, name);
-        if self.core.store.get(&key).is_some() {
+        if self.core.store.get(&keys::snapshot(id, name)).is_some() {
             return Err(refuse(ErrorCode::Exists, format!("branch {branch} has a snapshot {name} already"))
                 .hint("choose another name, or delete that snapshot first")
                 .done());
         }
+        self.keep_head(id, branch, (name, false), began, mark)
+    }
+
+    /// Freezes the head under a name that is free, which may be automatic.
+    pub(super) fn keep_head(
+        &self,
+        id: BranchId,
+        branch: &str,
+        (name, automatic): (&str, bool),
+        began: Instant,
+        mark: Option<&Mark>,
+    ) -> Result<SnapshotInfo, Failure> {
         let created = self.core.clock.now();
         self.freeze(id, |batch, epoch| {
-            batch.put(key, SnapshotRecord { epoch, created }.encode());
+            batch.put(keys::snapshot(id, name), SnapshotRecord { epoch, created, automatic }.encode());
             Mark::put(mark, batch, None);
         })?;
         Ok(SnapshotInfo {
@@ -102,6 +113,7 @@ impl Branches {
             name: name.to_owned(),
             created: created.sec,
             branches: Vec::new(),
+            automatic,
             micros: Some(began.elapsed().as_micros() as u64),
         })
     }
@@ -117,8 +129,8 @@ impl Branches {
             let branch = self.name_of(id);
             for (name, record) in self.snapshots_of(id)? {
                 let branches = forks.iter().filter(|(_, e)| *e == record.epoch).map(|(b, _)| b.name.clone()).collect();
-                let (branch, created) = (branch.clone(), record.created.sec);
-                list.push(SnapshotInfo { branch, name, created, branches, micros: None });
+                let (branch, created, automatic) = (branch.clone(), record.created.sec, record.automatic);
+                list.push(SnapshotInfo { branch, name, created, branches, automatic, micros: None });
             }
         }
         list.sort_by(|a, b| (&a.branch, &a.name).cmp(&(&b.branch, &b.name)));
@@ -144,15 +156,26 @@ impl Branches {
                 .done());
         }
         if !dry_run {
-            let mut batch = Batch { reclaims: true, ..Batch::default() };
-            batch.delete(keys::snapshot(id, name));
-            // What it inherits from may have been kept for it alone.
-            let left = self.core.chain(record.epoch).and_then(|chain| self.owners(&chain)).map_err(fail)?;
-            mark_reclaiming(&mut batch, &left);
-            Mark::put(mark, &mut batch, None);
-            self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
-            self.reclaim_unreachable(&left).map_err(fail)?;
+            self.forget_snapshot(id, name, &record, mark)?;
         }
         Ok(())
+    }
+
+    /// The same, of a snapshot that nothing was made from.
+    pub(super) fn forget_snapshot(
+        &self,
+        id: BranchId,
+        name: &str,
+        record: &SnapshotRecord,
+        mark: Option<&Mark>,
+    ) -> Result<(), Failure> {
+        let mut batch = Batch { reclaims: true, ..Batch::default() };
+        batch.delete(keys::snapshot(id, name));
+        // What it inherits from may have been kept for it alone.
+        let left = self.core.chain(record.epoch).and_then(|chain| self.owners(&chain)).map_err(fail)?;
+        mark_reclaiming(&mut batch, &left);
+        Mark::put(mark, &mut batch, None);
+        self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
+        self.reclaim_unreachable(&left).map_err(fail)
     }
 }

@@ -8,6 +8,8 @@ use shm_transport::wire::{FileKind, RequestId, Timestamp};
 const V: u8 = 1;
 /// Of a branch that has limits.
 const V_QUOTA: u8 = 2;
+/// Of a snapshot that is automatic.
+const V_AUTOMATIC: u8 = 2;
 
 /// What a branch may hold of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -68,6 +70,8 @@ pub struct SnapshotRecord {
     pub epoch: EpochId,
     /// When it was made.
     pub created: Timestamp,
+    /// Nobody named it, and it goes when there are enough younger ones.
+    pub automatic: bool,
 }
 
 /// A name in a directory, as one epoch has it.
@@ -303,15 +307,15 @@ impl EpochRecord {
 impl SnapshotRecord {
     /// To bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::new(V);
+        let mut w = Writer::new(if self.automatic { V_AUTOMATIC } else { V });
         w.u64(self.epoch.0);
         put_time(&mut w, self.created);
         w.finish()
     }
     /// From bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut r = Reader::new(bytes, V)?;
-        let it = Self { epoch: EpochId(r.u64()?), created: time(&mut r)? };
+        let (mut r, version) = Reader::up_to(bytes, V_AUTOMATIC)?;
+        let it = Self { epoch: EpochId(r.u64()?), created: time(&mut r)?, automatic: version >= V_AUTOMATIC };
         r.end().map(|()| it)
     }
 }

@@ -196,6 +196,7 @@ fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer, stream
         | Command::BranchShow { .. }
         | Command::BranchDelete { .. }
         | Command::SnapshotCreate { .. }
+        | Command::Checkpoint { .. }
         | Command::SnapshotList { .. }
         | Command::SnapshotDelete { .. }
         | Command::Diff { .. }

@@ -202,6 +202,7 @@ fn changes(command: &Command) -> bool {
         | Command::Shutdown
         | Command::HandOver { .. }
         | Command::BranchQuota { .. }
+        | Command::Checkpoint { .. }
         | Command::BranchList { .. }
         | Command::BranchShow { .. }
         | Command::SnapshotList { .. }
@@ -254,6 +255,7 @@ fn carry_out(daemon: &Daemon, session: &Session, ctx: &Context, mut command: Com
         Command::Shutdown
         | Command::HandOver { .. }
         | Command::BranchQuota { .. }
+        | Command::Checkpoint { .. }
         | Command::BranchCreate { .. }
         | Command::BranchDelete { .. }
         | Command::SnapshotCreate { .. }
@@ -289,6 +291,7 @@ fn mean_this_branch(daemon: &Daemon, session: &Session, command: &mut Command) -
         | Command::HandOver { .. }
         | Command::BranchCreate { from: None, .. }
         | Command::BranchQuota { .. }
+        | Command::Checkpoint { .. }
         | Command::BranchList { .. }
         | Command::BranchDelete { .. }
         | Command::SnapshotList { branch: None }

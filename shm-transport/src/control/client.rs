@@ -3,8 +3,8 @@
 use super::holder::owns_directory_of;
 use super::line::{LineError, LineStream, Peer};
 use super::{
-    Answer, BranchInfo, Call, Command, CommitPlan, Diff, Failure, FsckReport, Limits, Merged, MountInfo, Preference,
-    Removed, SnapshotInfo, Status, Undone, VERSION,
+    Answer, BranchInfo, Call, Checkpoint, Command, CommitPlan, Diff, Failure, FsckReport, Limits, Merged, MountInfo,
+    Preference, Removed, SnapshotInfo, Status, Undone, VERSION,
 };
 use crate::mem::sys;
 use serde::de::DeserializeOwned;
@@ -211,6 +211,11 @@ impl Client {
     /// [`Command::SnapshotCreate`].
     pub fn snapshot_create(&mut self, branch: &str, name: &str) -> Result<SnapshotInfo, ClientError> {
         self.ask(Command::SnapshotCreate { branch: branch.into(), name: name.into() })
+    }
+
+    /// [`Command::Checkpoint`].
+    pub fn checkpoint(&mut self, branch: &str, keep: u32) -> Result<Checkpoint, ClientError> {
+        self.ask(Command::Checkpoint { branch: branch.into(), keep })
     }
 
     /// [`Command::SnapshotList`].

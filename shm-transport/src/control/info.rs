@@ -62,6 +62,9 @@ pub struct SnapshotInfo {
     pub created: i64,
     /// Branches made from it.
     pub branches: Vec<String>,
+    /// It was taken automatically, and goes when there are enough younger ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub automatic: bool,
     /// How long the daemon took to make it, in microseconds (only from a create).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micros: Option<u64>,

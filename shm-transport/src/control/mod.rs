@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bound;
+mod checkpoint;
 pub mod client;
 mod diff;
 pub mod door;
@@ -22,6 +23,7 @@ pub mod service;
 pub mod versions;
 
 pub use bound::{Bound, Shown};
+pub use checkpoint::Checkpoint;
 pub use diff::{Change, ChangeKind, Diff, Source};
 pub use fsck::{FsckFinding, FsckReport, FsckSeverity};
 pub use info::{BranchInfo, SnapshotInfo};
@@ -134,6 +136,13 @@ pub enum Command {
         branch: String,
         /// Name of the snapshot.
         name: String,
+    },
+    /// Take an automatic snapshot, unless nothing changed, and delete the oldest automatic ones. Data: [`Checkpoint`].
+    Checkpoint {
+        /// The branch.
+        branch: String,
+        /// So many automatic ones stay.
+        keep: u32,
     },
     /// Snapshots of one branch or of all. Data: list of [`SnapshotInfo`].
     SnapshotList {

@@ -101,7 +101,10 @@ impl Branches {
             Some(result)
         };
         let head = self.core.new_epoch().map_err(fail)?;
-        batch.put(keys::snapshot(id, &snapshot), SnapshotRecord { epoch: now.head(), created }.encode());
+        batch.put(
+            keys::snapshot(id, &snapshot),
+            SnapshotRecord { epoch: now.head(), created, automatic: false }.encode(),
+        );
         batch.put(keys::epoch(head), EpochRecord { parent: continued, branch: id }.encode());
         let from = if paths.is_empty() { self.fork_in(&record, &then).map_err(failed)? } else { record.from };
         if record.from.is_some() && from.is_none() {

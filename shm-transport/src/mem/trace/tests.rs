@@ -7,11 +7,7 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn a_thread_is_still_until_it_is_let_go() {
-    let mut child = Command::new("sh")
-        .args(["-c", "while :; do echo; done"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = Command::new("sh").args(["-c", "while :; do echo; done"]).stdout(Stdio::piped()).spawn().unwrap();
     let thread = i32::try_from(child.id()).unwrap();
     let mut said = child.stdout.take().unwrap();
     let mut buffer = vec![0; 1 << 20];
