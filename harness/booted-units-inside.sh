@@ -172,10 +172,6 @@ waiting() {
     is "and how much waits" yes \
         "$(grep -Eq '"reconnecting_seconds":[1-9]' <<<"$json" && grep -Eq '"requests_held":[1-9]' <<<"$json" && echo yes)"
     is "who looks starts no daemon" inactive "$(active "$daemon")"
-    # Another frontend goes on waiting, and counts from when the first began.
-    kill_and_wait_waiting
-    until_true is_shown 'held, for ([3-9]|[0-9]{2,}) seconds'
-    kill -0 "$asked"
     systemctl start agentfsd.socket "$daemon"
     wait "$asked"
     is "what waited is done" waited "$(ls -d /mnt/work/waited | sed 's|.*/||')"
@@ -183,18 +179,6 @@ waiting() {
     until_true says '^branch work on /mnt/work$'
     is "and nothing is said to wait" 0 "$(shown | grep -c reconnecting || true)"
     is "the manager has what it had" "$all" "$(stored)"
-}
-# A frontend without a daemon is not active again until there is one: its process is there.
-kill_and_wait_waiting() {
-    local pid
-    pid="$(of "$work" MainPID)"
-    kill -9 "$pid"
-    until_true another_main_pid "$pid"
-}
-another_main_pid() {
-    local pid
-    pid="$(of "$work" MainPID)"
-    [ "$pid" != "$1" ] && [ "$pid" != 0 ]
 }
 
 # code COMMAND...: its exit code; what it says is in /run/said.
