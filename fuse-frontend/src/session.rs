@@ -25,6 +25,7 @@ use shm_transport::wire::{Errno, Request, RequestId, SlotIndex};
 use shm_transport::{FsTransport, Lease, LookupTable, TransportError};
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wait::Waiter;
 
@@ -118,6 +119,8 @@ pub(crate) struct Session<D: Daemon> {
     forgetting: Forgetting,
     waiter: Waiter,
     leaving: Leaving,
+    /// One more holds it for each answer that waits for notifications.
+    notifying: Arc<()>,
     /// A lease ready for the next request.
     spare: Option<Lease>,
     /// Bytes after a request's header, private.
@@ -157,6 +160,7 @@ impl<D: Daemon> Session<D> {
             forgetting: Forgetting::default(),
             waiter,
             leaving: Leaving::default(),
+            notifying: Arc::default(),
             spare: None,
             scratch: Vec::new(),
             resends,

@@ -171,7 +171,9 @@ impl Branches {
             let mut batch = reclaiming();
             mark_reclaiming(&mut batch, ids);
             store.commit(&batch)?;
-            self.remove_epochs(&gone)?;
+            let removed = self.remove_epochs(&gone);
+            self.core.recount(ids.iter().copied())?;
+            removed?;
         }
         let mut batch = reclaiming();
         for id in ids.iter().filter(|id| store.get(&mark(RECLAIMING, **id)).is_some()) {
@@ -180,7 +182,7 @@ impl Branches {
         if !batch.is_empty() {
             store.commit(&batch)?;
         }
-        self.core.recount(ids.iter().copied())
+        Ok(())
     }
 
     /// The branches whose epochs a branch inherits from, it and its snapshots: what they have may have been kept for

@@ -210,7 +210,9 @@ impl Session {
             other @ (Source::Content(_) | Source::Base(_)) => other,
         };
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
+        // No more than is seen now, which is what counts against a limit.
         let there = source.size()?.saturating_sub(from.1).min(length as u64);
+        let length = there as usize;
         let end = if there == 0 { 0 } else { to.1.saturating_add(there) };
         let copied = self.with_own_content(view, to.0, end, |fd| {
             let copy = match &source {

@@ -46,7 +46,8 @@ impl Session {
             wire::Op::Rmdir { name } => self.remove(op, object, name, true),
             wire::Op::Rename { name, new_parent, new_name, flags } => {
                 let to = self.object(op.view, *new_parent)?;
-                let into_root = (*new_parent == NodeId::ROOT) != (request.node == NodeId::ROOT);
+                let (from_root, to_root) = (request.node == NodeId::ROOT, *new_parent == NodeId::ROOT);
+                let into_root = to_root && !from_root || from_root && !to_root && flags & libc::RENAME_EXCHANGE != 0;
                 if into_root && self.is_divided() {
                     // The kernel would keep the name as long as in the directory that it comes from.
                     return Err(FsError::OtherView);

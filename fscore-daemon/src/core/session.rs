@@ -348,7 +348,7 @@ fn generation(object: ObjectId, born: Timestamp) -> u64 {
 }
 
 /// Whether the operation needs the record of its reply: everything that writes a batch of its own.
-fn mutates(op: &wire::Op) -> bool {
+pub fn mutates(op: &wire::Op) -> bool {
     match op {
         wire::Op::SetAttr(_)
         | wire::Op::Symlink { .. }

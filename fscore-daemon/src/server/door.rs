@@ -231,6 +231,14 @@ fn carry_out(daemon: &Daemon, session: &Session, ctx: &Context, mut command: Com
             .hint("ask the daemon's socket: agentfs branch quota --help")
             .done());
     }
+    if matches!(&command, Command::BranchCreate { from: None, .. }) && session.branch.ledger.is_limited() {
+        return Err(refuse(
+            ErrorCode::Denied,
+            "the mounted branch has limits, which a new branch of the base would not have",
+        )
+        .hint("make a branch of this one, which has the same limits: --from")
+        .done());
+    }
     if let Command::Diff { sources, .. } = &mut command {
         // Where the store and the base are is no business of who only has the mount.
         *sources = false;

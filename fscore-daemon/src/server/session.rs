@@ -228,8 +228,22 @@ fn give_dead_writer_back(daemon: &Daemon, attach: &Attach) {
     }
 }
 
+/// Counts what limited branches of the mount use, which takes as long as they are large: before anything is locked.
+fn count_before(daemon: &Daemon, attach: &Attach) -> Result<(), Failure> {
+    let failed = |e| fail_doing("count what the branch uses", &e);
+    let bound = views::branches_of(&daemon.core, attach.session).map_err(failed)?;
+    for id in bound.into_iter().chain([daemon.branches.find(&attach.branch)?]) {
+        // One that cannot be loaded is told of when it is needed.
+        if let Ok(branch) = daemon.core.branch(id) {
+            daemon.core.count_usage(&branch).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
 /// Opens a session that is not known.
 fn open(daemon: &Daemon, attach: &Attach) -> Result<Arc<Mount>, Failure> {
+    count_before(daemon, attach)?;
     let _admin = lock(&daemon.admin);
     let branch = daemon.branches.find(&attach.branch)?;
     if !attach.read_only && daemon.branches.is_committing(branch)? {

@@ -6,6 +6,7 @@ use super::{Daemon, Session};
 use shm_transport::FsTransport;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A request that runs for longer is left to the successor, where the kernel can resend it.
@@ -48,7 +49,8 @@ impl<D: Daemon> Session<D> {
     /// Whether nothing keeps us any more.
     pub(super) fn may_leave(&self, now: Instant) -> bool {
         let Some(since) = self.leaving.since else { return false };
-        let drained = self.daemon.transport_ref().in_flight() == 0 && self.forgetting.due_in(now).is_none();
+        let answered = self.daemon.transport_ref().in_flight() == 0 && Arc::strong_count(&self.notifying) == 1;
+        let drained = answered && self.forgetting.due_in(now).is_none();
         drained || (self.resends && now.duration_since(since) >= DRAIN_MAX)
     }
 

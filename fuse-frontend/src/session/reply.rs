@@ -11,6 +11,7 @@ use shm_transport::wire::limits::{IOCTL_NAMES_AT, IOCTL_OUT_AT};
 use shm_transport::wire::{Errno, NodeId, Op, Reply, Request, dirent};
 use shm_transport::{Completion, FsTransport};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 use zerocopy::IntoBytes;
 
@@ -99,8 +100,11 @@ impl<D: Daemon> Session<D> {
         }
         // What was answered before has gone to the kernel by now.
         let settle = Duration::from_millis(first.settle.into());
-        let left =
-            self.kernel.duplicate().and_then(|kernel| notifier::expire_then_answer(kernel, settle, names, bytes));
+        let under_way = Arc::clone(&self.notifying);
+        let left = self
+            .kernel
+            .duplicate()
+            .and_then(|kernel| notifier::expire_then_answer(kernel, settle, names, (unique, bytes), under_way));
         match left {
             Ok(()) => Ok(Written::Delivered),
             Err(error) => {

@@ -160,7 +160,10 @@ impl Branches {
         if into_parent {
             self.forget_preimages(id).map_err(fail)?;
         }
-        self.reclaim_unreachable(&left).map_err(|e| fail_branch(name, e))?;
+        let reclaimed = self.reclaim_unreachable(&left);
+        // What was merged belongs to one of them now, whatever else they had.
+        self.core.recount([id, parent]).map_err(fail)?;
+        reclaimed.map_err(|e| fail_branch(name, e))?;
         self.core.store.sync().map_err(|e| fail(e.into()))
     }
 

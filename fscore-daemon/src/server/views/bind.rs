@@ -5,11 +5,12 @@
 //! expire before the caller is answered. From then on nothing of the root is kept.
 
 use super::process::{self, Process};
-use super::{BINDINGS_MAX, Views};
+use super::{BINDINGS_MAX, Views, unreadable};
 use crate::core::division::Binding;
 use crate::core::keys;
 use crate::core::member::Member;
-use crate::core::session::ROOT_NS;
+use crate::core::record::Quota;
+use crate::core::session::{ROOT_NS, Session};
 use crate::core::state::lock;
 use crate::failure::{fail_doing, refuse};
 use crate::server::{Daemon, session};
@@ -17,9 +18,10 @@ use crate::store::Batch;
 use shm_transport::control::{Bound, ErrorCode, Failure};
 use shm_transport::wire::limits::IOCTL_NAMES_MAX;
 use shm_transport::wire::{Caller, ViewSlot};
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Most branches that one mount shows in its life, its own included.
@@ -61,14 +63,12 @@ pub(in crate::server) fn bind(
     let process = meant(caller, pid)?;
     let cgroup = by_group.then(|| group(process)).transpose()?;
     let slot = view_of(daemon, views, caller, branch)?;
-    // Whether it can be told is found out before anything is changed.
-    names(views)?;
     let settles = {
         // Whatever was answered to others is over.
         let _gate = views.gate.write().unwrap_or_else(PoisonError::into_inner);
         let mut state = lock(&views.state);
         if state.division.bindings.len() >= BINDINGS_MAX {
-            return Err(refuse(ErrorCode::Busy, format!("{BINDINGS_MAX} processes are bound at this mount")).done());
+            return Err(too_many());
         }
         if !views.main.is_divided() {
             state.began = Instant::now();
@@ -90,8 +90,16 @@ pub(in crate::server) fn bind(
     }
     let cgroup = cgroup.map(|group| String::from_utf8_lossy(&group).into_owned());
     // Also if it was divided long before: who bound first may have died over it.
-    let first = First { settle: if settles { SETTLE_MS } else { 0 }, expire: names(views)? };
-    Ok((Bound { branch: branch.to_owned(), pid: process.pid, cgroup }, first))
+    match names(&views.all()) {
+        Ok(expire) => {
+            let first = First { settle: if settles { SETTLE_MS } else { 0 }, expire };
+            Ok((Bound { branch: branch.to_owned(), pid: process.pid, cgroup }, first))
+        }
+        Err(failure) => {
+            unbind(daemon, views, caller, Some(process.pid))?;
+            Err(failure)
+        }
+    }
 }
 
 /// Lets a process see the mounted branch again.
@@ -128,12 +136,18 @@ pub(in crate::server) fn unbind(
     Ok(())
 }
 
-/// Drops what was known of a process and of those below it that have their binding from it.
-fn forget(bindings: &mut Vec<Binding>, process: Process) {
+/// Drops what was known of a process and of those below it that have their binding from it. Its control group stays bound:
+/// there are others in it.
+pub(super) fn forget(bindings: &mut Vec<Binding>, process: Process) {
+    for binding in bindings.iter_mut().filter(|binding| binding.cgroup.is_some()) {
+        if binding.pid == process.pid && binding.start == process.start {
+            (binding.pid, binding.start) = (0, 0);
+        }
+    }
     bindings.retain(|binding| {
         let itself = binding.pid == process.pid && binding.start == process.start;
         let below = || {
-            let of = Process::of(binding.pid).filter(|found| found.start == binding.start);
+            let of = Process::of(binding.pid).ok().flatten().filter(|found| found.start == binding.start);
             of.is_some_and(|found| found.line().any(|above| above == process))
         };
         !(itself || binding.inherited && below())
@@ -151,6 +165,7 @@ fn meant(caller: Caller, pid: Option<u32>) -> Result<Process, Failure> {
         }
         None => Process::of_thread(caller.pid),
     };
+    let process = process.map_err(|e| fail_doing("look at the process", &unreadable(e)))?;
     let process = process.ok_or_else(|| {
         let which = pid.map_or_else(|| "the caller".to_owned(), |pid| format!("process {pid}"));
         refuse(ErrorCode::NotFound, format!("{which} is not there, as the daemon sees processes")).done()
@@ -173,9 +188,19 @@ fn group(process: Process) -> Result<Vec<u8>, Failure> {
 
 /// The view of a branch, made if the mount has none.
 fn view_of(daemon: &Daemon, views: &Views, caller: Caller, name: &str) -> Result<ViewSlot, Failure> {
+    let failed = |e| fail_doing("show another branch", &e);
+    // This takes as long as the branch is large: before anything is locked.
+    let branch = daemon.core.branch(daemon.branches.find(name)?).map_err(failed)?;
+    daemon.core.count_usage(&branch).map_err(failed)?;
+    if caller.uid != 0 && is_wider(branch.ledger.quota(), views.main.branch.ledger.quota()) {
+        return Err(refuse(ErrorCode::Denied, format!("branch {name:?} has wider limits than the mounted one"))
+            .hint("who may use the daemon's socket can set them: agentfs branch quota --help")
+            .done());
+    }
+    drop(branch);
     let _admin = lock(&daemon.admin);
     let id = daemon.branches.find(name)?;
-    let owner = daemon.core.branch_record(id).map_err(|e| fail_doing("show another branch", &e))?.uid;
+    let owner = daemon.core.branch_record(id).map_err(failed)?.uid;
     if caller.uid != 0 && caller.uid != owner {
         return Err(refuse(ErrorCode::Denied, format!("branch {name:?} is another user's")).done());
     }
@@ -190,7 +215,6 @@ fn view_of(daemon: &Daemon, views: &Views, caller: Caller, name: &str) -> Result
     if !read_only && daemon.branches.is_committing(id)? {
         return Err(refuse(ErrorCode::Busy, format!("a commit of branch {name:?} is under way")).done());
     }
-    let failed = |e| fail_doing("show another branch", &e);
     let members = daemon.core.members_of(id).map_err(failed)?;
     if let Some(other) = members.iter().find(|other| other.session != views.main.id && !(other.read_only || read_only))
     {
@@ -206,8 +230,13 @@ fn view_of(daemon: &Daemon, views: &Views, caller: Caller, name: &str) -> Result
             .done());
     }
     let slot = ViewSlot(slot);
-    let branch = daemon.core.branch(id).map_err(failed)?;
-    daemon.core.count_usage(&branch).map_err(failed)?;
+    let session = views.main.beside(daemon.core.branch(id).map_err(failed)?, slot);
+    // Whether it can be told is found out before anything is changed: the branch then belongs to this mount.
+    let shown = state.others.values().chain([&views.main, &session]).cloned().collect::<Vec<_>>();
+    names(&shown)?;
+    if state.division.bindings.len() >= BINDINGS_MAX {
+        return Err(too_many());
+    }
     let mut division = state.division.clone();
     division.views.push((slot, id));
     let place = daemon.core.members().map_err(failed)?.into_iter().find(|member| member.session == views.main.id);
@@ -217,19 +246,32 @@ fn view_of(daemon: &Daemon, views: &Views, caller: Caller, name: &str) -> Result
     batch.put(keys::division(views.main.id), division.encode());
     daemon.core.store.commit(&batch).map_err(|e| failed(e.into()))?;
     state.division = division;
-    state.others.insert(slot, views.main.beside(branch, slot));
+    state.others.insert(slot, session);
     views.several.store(true, Ordering::Release);
     Ok(slot)
 }
 
-/// Names of the roots of all views.
-fn names(views: &Views) -> Result<Vec<u8>, Failure> {
+fn too_many() -> Failure {
+    refuse(ErrorCode::Busy, format!("{BINDINGS_MAX} processes are bound at this mount")).done()
+}
+
+/// Whether a limit of `outer` does not hold in `inner`.
+fn is_wider(inner: Quota, outer: Quota) -> bool {
+    let wider =
+        |inner: Option<u64>, outer: Option<u64>| outer.is_some_and(|outer| inner.is_none_or(|inner| inner > outer));
+    wider(inner.bytes, outer.bytes) || wider(inner.inodes, outer.inodes)
+}
+
+/// Names of the roots of views, with a NUL behind each.
+fn names(views: &[Arc<Session>]) -> Result<Vec<u8>, Failure> {
+    let mut all = BTreeSet::new();
+    for session in views {
+        all.extend(session.root_names().map_err(|e| fail_doing("list the root", &e))?);
+    }
     let mut names = Vec::new();
-    for session in views.all() {
-        for name in session.root_names().map_err(|e| fail_doing("list the root", &e))? {
-            names.extend(name);
-            names.push(0);
-        }
+    for name in all {
+        names.extend(name);
+        names.push(0);
     }
     if names.len() > IOCTL_NAMES_MAX {
         return Err(refuse(ErrorCode::Busy, "the root has too many names for processes to be bound")

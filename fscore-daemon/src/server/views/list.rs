@@ -13,8 +13,11 @@ pub(in crate::server) fn shown(core: &Core, session: SessionId) -> Vec<Shown> {
     let division = bytes.and_then(|bytes| Division::decode(&bytes).ok()).unwrap_or_default();
     let mut groups = None;
     let mut lives = |binding: &Binding| {
-        let itself = Process::of(binding.pid).is_some_and(|found| found.start == binding.start);
-        let in_group = |outer| groups.get_or_insert_with(all_cgroups).iter().any(|group| is_within(group, outer));
+        let itself =
+            Process::of(binding.pid).is_ok_and(|found| found.is_some_and(|found| found.start == binding.start));
+        let in_group = |outer| {
+            groups.get_or_insert_with(|| all_cgroups().unwrap_or_default()).iter().any(|group| is_within(group, outer))
+        };
         itself || binding.cgroup.as_deref().is_some_and(in_group)
     };
     let of_view = division.views.iter().map(|(slot, branch)| {

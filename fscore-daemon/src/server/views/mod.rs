@@ -21,13 +21,14 @@ pub(super) use list::shown;
 
 use crate::core::division::{Binding, Division};
 use crate::core::error::FsError;
+use crate::core::ids::BranchId;
 use crate::core::keys;
-use crate::core::session::Session;
+use crate::core::session::{Session, mutates};
 use crate::core::state::{Core, lock};
 use crate::store::Batch;
 use process::{Process, is_within};
-use shm_transport::wire::{NodeId, Op, Reply, Request, ViewSlot};
-use std::collections::BTreeMap;
+use shm_transport::wire::{NodeId, Op, Reply, Request, SessionId, ViewSlot};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
@@ -59,6 +60,8 @@ struct State {
     began: Instant,
     pruned: Instant,
     pruned_groups: Instant,
+    /// Control groups in which nobody was found at the last look.
+    deserted: BTreeSet<Vec<u8>>,
 }
 
 /// What a request is run in.
@@ -86,7 +89,9 @@ impl Views {
         main.divide(!division.bindings.is_empty());
         let now = Instant::now();
         let several = AtomicBool::new(!division.views.is_empty());
-        let state = Mutex::new(State { others, division, began: now, pruned: now, pruned_groups: now });
+        let deserted = BTreeSet::new();
+        let state = State { others, division, began: now, pruned: now, pruned_groups: now, deserted };
+        let state = Mutex::new(state);
         Ok(Self { core, main, several, gate: RwLock::new(()), state })
     }
 
@@ -104,15 +109,18 @@ impl Views {
         }
         let mut asks = None;
         let mut slot_of = |node: NodeId| match node {
-            NodeId::ROOT => *asks.get_or_insert_with(|| self.of_caller(request)),
-            node => node.slot(),
+            NodeId::ROOT => match asks {
+                Some(slot) => Ok(slot),
+                None => self.of_caller(request).inspect(|slot| asks = Some(*slot)),
+            },
+            node => Ok(node.slot()),
         };
         let slot = match listed(&request.op).filter(|_| request.node == NodeId::ROOT) {
             Some(slot) => slot,
-            None => slot_of(request.node),
+            None => slot_of(request.node)?,
         };
         if let Some(other) = other(&request.op)
-            && slot_of(other) != slot
+            && slot_of(other)? != slot
         {
             return Err(FsError::OtherView);
         }
@@ -134,15 +142,19 @@ impl Views {
         self.gate.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The view of the process that asks.
-    fn of_caller(&self, request: &Request) -> ViewSlot {
+    /// The view of the process that asks. One that cannot be looked at gets an error, never another branch.
+    fn of_caller(&self, request: &Request) -> Result<ViewSlot, FsError> {
         let mut state = lock(&self.state);
         self.prune(&mut state);
         if state.division.bindings.is_empty() {
-            return ViewSlot::MAIN;
+            return Ok(ViewSlot::MAIN);
         }
-        let Some(caller) = Process::of_thread(request.caller.pid) else { return ViewSlot::MAIN };
-        let Some((binding, inherited)) = state.find(caller) else { return ViewSlot::MAIN };
+        let Some(caller) = Process::of_thread(request.caller.pid).map_err(unreadable)? else {
+            // Whom nobody can see is bound to nothing. Who was there and is gone has no change to make any more.
+            let gone = request.caller.pid != 0 && mutates(&request.op);
+            return if gone { Err(FsError::Stale) } else { Ok(ViewSlot::MAIN) };
+        };
+        let Some((binding, inherited)) = state.find(caller) else { return Ok(ViewSlot::MAIN) };
         let slot = binding.slot;
         if inherited && state.division.bindings.len() < BINDINGS_MAX {
             // It stays bound when the processes above it end first, and so do those between.
@@ -157,7 +169,7 @@ impl Views {
             }));
             self.record(&state);
         }
-        slot
+        Ok(slot)
     }
 
     /// Forgets processes that ended.
@@ -166,20 +178,32 @@ impl Views {
             return;
         }
         state.pruned = Instant::now();
+        // What cannot be looked at is not gone.
         let groups = if state.division.bindings.iter().any(|b| b.cgroup.is_some())
             && state.pruned_groups.elapsed() >= PRUNE_GROUPS_PAUSE
         {
             state.pruned_groups = Instant::now();
-            Some(process::all_cgroups())
+            process::all_cgroups().ok()
         } else {
             None
         };
         let before = state.division.bindings.len();
-        state.division.bindings.retain(|binding| match (&binding.cgroup, &groups) {
-            (Some(outer), Some(groups)) => groups.iter().any(|group| is_within(group, outer)),
-            (Some(_), None) => true,
-            (None, _) => Process::of(binding.pid).is_some_and(|found| found.start == binding.start),
-        });
+        let mut deserted = BTreeSet::new();
+        let is_gone = |binding: &Binding| match (&binding.cgroup, &groups) {
+            (Some(outer), Some(groups)) => {
+                let empty = !groups.iter().any(|group| is_within(group, outer));
+                // A process may have moved on under the look's way: the second one counts.
+                empty && !deserted.insert(outer.clone()) | state.deserted.contains(outer)
+            }
+            (Some(_), None) => false,
+            (None, _) => Process::of(binding.pid).is_ok_and(|found| found.is_none_or(|f| f.start != binding.start)),
+        };
+        let gone: Vec<bool> = state.division.bindings.iter().map(is_gone).collect();
+        let mut gone = gone.into_iter();
+        state.division.bindings.retain(|_| !gone.next().unwrap_or(false));
+        if groups.is_some() {
+            state.deserted = deserted;
+        }
         if state.division.bindings.len() != before {
             self.record(state);
             self.main.divide(!state.division.bindings.is_empty());
@@ -201,13 +225,17 @@ impl State {
     /// whichever is the inner one; and whether it should get one of its own.
     fn find(&self, caller: Process) -> Option<(&Binding, bool)> {
         let bindings = &self.division.bindings;
-        let above = caller.line().find_map(|process| {
-            let named = |b: &&Binding| b.pid == process.pid && b.start == process.start;
-            Some((bindings.iter().rev().find(named)?, process))
-        });
         let grouped = bindings.iter().filter_map(|b| Some((b, b.cgroup.as_deref()?)));
         let mut grouped = grouped.peekable();
         let group = grouped.peek().is_some().then(|| caller.cgroup()).flatten().unwrap_or_default();
+        let above = caller.line().find_map(|process| {
+            let named = |b: &&Binding| {
+                // Bound by its group, it is not followed by who was started before and is outside of that group.
+                let followed = process == caller || b.cgroup.as_ref().is_none_or(|outer| is_within(&group, outer));
+                b.pid == process.pid && b.start == process.start && followed
+            };
+            Some((bindings.iter().rev().find(named)?, process))
+        });
         let around = grouped.filter(|(_, outer)| is_within(&group, outer)).max_by_key(|(_, outer)| outer.len());
         match (above, around) {
             // A process outside of the group was bound before the group was made.
@@ -220,6 +248,16 @@ impl State {
             (None, around) => around.map(|(binding, _)| (binding, false)),
         }
     }
+}
+
+/// The branches that processes of a mount were bound to.
+pub(super) fn branches_of(core: &Core, mount: SessionId) -> Result<Vec<BranchId>, FsError> {
+    let Some(bytes) = core.store.get(&keys::division(mount)) else { return Ok(Vec::new()) };
+    Ok(Division::decode(&bytes)?.views.into_iter().map(|(_, branch)| branch).collect())
+}
+
+fn unreadable(source: std::io::Error) -> FsError {
+    FsError::Io { what: "look at a process", source }
 }
 
 /// Whether what is answered depends on who asks.

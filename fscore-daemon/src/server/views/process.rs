@@ -1,6 +1,7 @@
 //! Who asks: processes, their ancestors and control groups, from `/proc`.
 
 use std::fs;
+use std::io;
 
 /// More ancestors than this no process has that is not made to have them.
 const ANCESTORS_MAX: usize = 256;
@@ -15,9 +16,9 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// A living process, by the number of its first thread.
-    pub(super) fn of(pid: u32) -> Option<Self> {
-        Self::parse(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
+    /// A living process, by the number of its first thread; none if there is none. An error says nothing of it.
+    pub(super) fn of(pid: u32) -> io::Result<Option<Self>> {
+        Ok(there(fs::read(format!("/proc/{pid}/stat")))?.and_then(|stat| Self::parse(pid, &stat)))
     }
 
     /// From the kernel's line about it.
@@ -35,14 +36,14 @@ impl Process {
     }
 
     /// The process of one of its threads.
-    pub(super) fn of_thread(tid: u32) -> Option<Self> {
-        let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-        Self::of(field(&status, "Tgid:")?.parse().ok()?)
+    pub(super) fn of_thread(tid: u32) -> io::Result<Option<Self>> {
+        let status = there(fs::read_to_string(format!("/proc/{tid}/status")))?.unwrap_or_default();
+        field(&status, "Tgid:").and_then(|tgid| tgid.parse().ok()).map_or(Ok(None), Self::of)
     }
 
     /// The process that started it, or that it was left to.
     fn parent(&self) -> Option<Self> {
-        if self.parent == 0 { None } else { Self::of(self.parent) }
+        if self.parent == 0 { None } else { Self::of(self.parent).ok().flatten() }
     }
 
     /// Itself and its ancestors, the nearest first.
@@ -84,6 +85,10 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 
 fn cgroup(pid: &str) -> Option<Vec<u8>> {
     let text = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
+    unified(&text)
+}
+
+fn unified(text: &[u8]) -> Option<Vec<u8>> {
     text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"0::")).map(<[u8]>::to_vec)
 }
 
@@ -92,9 +97,24 @@ pub(super) fn is_within(cgroup: &[u8], outer: &[u8]) -> bool {
     cgroup.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
-/// Control groups of all living processes.
-pub(super) fn all_cgroups() -> Vec<Vec<u8>> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    pids.filter(|pid| pid.bytes().all(|b| b.is_ascii_digit())).filter_map(|pid| cgroup(&pid)).collect()
+/// Control groups of all living processes. One that is empty may have got a process while this looked elsewhere.
+pub(super) fn all_cgroups() -> io::Result<Vec<Vec<u8>>> {
+    let mut groups = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        if let Some(pid) = name.to_str().filter(|pid| pid.bytes().all(|b| b.is_ascii_digit())) {
+            let text = there(fs::read(format!("/proc/{pid}/cgroup")))?.unwrap_or_default();
+            groups.extend(unified(&text));
+        }
+    }
+    Ok(groups)
+}
+
+/// What was read of a process, or nothing if there is none any more.
+fn there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(e) => Err(e),
+    }
 }

@@ -13,6 +13,10 @@ fn two() -> (Child, u32) {
     (outer, line.trim().parse().unwrap())
 }
 
+fn there(pid: u32) -> Option<Process> {
+    Process::of(pid).unwrap()
+}
+
 fn end(mut outer: Child, inner: u32) {
     let inner = nix::unistd::Pid::from_raw(inner.cast_signed());
     nix::sys::signal::kill(inner, nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -22,7 +26,8 @@ fn end(mut outer: Child, inner: u32) {
 fn state(bindings: Vec<Binding>) -> State {
     let now = Instant::now();
     let division = Division { views: Vec::new(), bindings };
-    State { others: BTreeMap::new(), division, began: now, pruned: now, pruned_groups: now }
+    let deserted = BTreeSet::new();
+    State { others: BTreeMap::new(), division, began: now, pruned: now, pruned_groups: now, deserted }
 }
 
 fn bound(slot: u16, process: Process) -> Binding {
@@ -32,8 +37,8 @@ fn bound(slot: u16, process: Process) -> Binding {
 #[test]
 fn the_nearest_process_above_decides() {
     let (outer, inner) = two();
-    let (upper, lower) = (Process::of(outer.id()).unwrap(), Process::of(inner).unwrap());
-    let own = Process::of_thread(nix::unistd::gettid().as_raw().cast_unsigned()).unwrap();
+    let (upper, lower) = (there(outer.id()).unwrap(), there(inner).unwrap());
+    let own = Process::of_thread(nix::unistd::gettid().as_raw().cast_unsigned()).unwrap().unwrap();
     assert_eq!(own.pid, std::process::id());
     assert!(lower.line().any(|process| process == upper) && lower.line().any(|process| process == own));
     let of =
@@ -47,16 +52,16 @@ fn the_nearest_process_above_decides() {
     let earlier = Binding { start: upper.start - 1, ..bound(3, upper) };
     assert_eq!(of(vec![earlier], lower), None);
     end(outer, inner);
-    assert_eq!(Process::of(inner), None);
+    assert_eq!(there(inner), None);
 }
 
 #[test]
 fn groups_reach_down_and_not_sideways() {
     assert!(is_within(b"/a/agentfs-1", b"/a/agentfs-1") && is_within(b"/a/agentfs-1/x", b"/a/agentfs-1"));
     assert!(!is_within(b"/a/agentfs-12", b"/a/agentfs-1") && !is_within(b"/a", b"/a/agentfs-1"));
-    let own = Process::of(std::process::id()).unwrap();
+    let own = there(std::process::id()).unwrap();
     if let Some(group) = own.cgroup() {
-        assert!(process::all_cgroups().contains(&group));
+        assert!(process::all_cgroups().unwrap().contains(&group));
         let by_group = Binding { cgroup: Some(group), pid: 1, start: 0, ..bound(5, own) };
         let found = |bindings| state(bindings).find(own).map(|(b, inherited)| (b.slot.0, inherited));
         assert_eq!(found(vec![by_group.clone()]), Some((5, false)));
@@ -101,4 +106,26 @@ fn who_is_numbered_or_owned_in_two_ways_is_not_taken_for_one() {
     assert!(!process::is_numbered_once("Pid:\t7\nNSpid:\t7\t1\n"));
     assert_eq!(process::only("1000\t1000\t1000\t1000"), Some(1000));
     assert_eq!(process::only("1000\t0\t0\t0"), None);
+}
+
+#[test]
+fn a_group_stays_bound_when_its_first_process_is_bound_anew() {
+    let own = there(std::process::id()).unwrap();
+    let Some(group) = own.cgroup() else {
+        eprintln!("skipped: a_group_stays_bound_when_its_first_process_is_bound_anew: no unified control groups");
+        return;
+    };
+    let mut bindings = vec![Binding { cgroup: Some(group.clone()), ..bound(3, own) }];
+    bind::forget(&mut bindings, own);
+    let kept = state(bindings.clone());
+    assert_eq!(kept.find(own).map(|(b, inherited)| (b.slot.0, inherited)), Some((3, false)), "others are in it");
+    // A group below it, made for the same process: who is not in it stays with the outer one.
+    let (outer, inner) = two();
+    let lower = there(inner).unwrap();
+    let below = [group.as_slice(), b"/agentfs-1"].concat();
+    bindings.push(Binding { cgroup: Some(below), ..bound(4, own) });
+    let rebound = state(bindings);
+    assert_eq!(rebound.find(own).map(|(b, _)| b.slot.0), Some(4));
+    assert_eq!(rebound.find(lower).map(|(b, _)| b.slot.0), Some(3));
+    end(outer, inner);
 }
