@@ -199,6 +199,14 @@ fn limit(options: &Options) -> Duration {
     Duration::from_secs(kills + minutes as u64) + 4 * END_MAX
 }
 
+/// Bytes that must be free: less, and others on this machine would see it too.
+const ROOM_MIN: u64 = 4 << 30;
+
+/// Bytes that are free where a directory lies; as good as endless if that cannot be told.
+fn room(dir: &std::path::Path) -> u64 {
+    rustix::fs::statvfs(dir).map_or(u64::MAX, |s| s.f_bavail.saturating_mul(s.f_frsize))
+}
+
 /// So many kills that aim at a point must hit it once.
 const AIMED_MIN: usize = 25;
 
@@ -244,6 +252,12 @@ fn kill_until_over(
                 violations.push(Violation::new(next.victim.name(), "it does not run, and is not restarted"));
                 break;
             }
+        }
+        if room(arena.world.dir()) < ROOM_MIN {
+            let what =
+                "the disk is nearly full: the run ends before its programs see that; --scratch names another one";
+            violations.push(Violation::new("disk", what));
+            break;
         }
         let wrong = arena.look();
         for v in &wrong {
