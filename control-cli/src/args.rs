@@ -194,6 +194,9 @@ pub(crate) struct Mount {
     /// When the daemon has been away for so long, requests fail with ETIMEDOUT; without it they wait for ever
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) give_up_after: Option<u32>,
+    /// Let the kernel read and write the branch's files itself: bulk data at the host's speed (root only; Linux 6.9)
+    #[arg(long, conflicts_with = "ro")]
+    pub(crate) passthrough: bool,
     /// Where to mount it
     #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
     pub(crate) mountpoint: PathBuf,

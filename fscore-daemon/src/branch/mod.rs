@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod backed;
 mod base_check;
 pub mod base_list;
 mod between;

@@ -5,6 +5,7 @@
 mod acl;
 mod ancestry;
 mod attr;
+mod backing;
 pub mod base;
 pub mod change;
 pub mod clock;

@@ -71,3 +71,40 @@ fn no_object_is_not_counted() {
     assert!(table.is_empty());
     assert!(!table.lower(NodeId(4), 1).unwrap());
 }
+
+#[test]
+fn what_is_open_stands_beside_the_lookups_and_outlives_the_frontend() {
+    let (a, b) = (NodeId(7), NodeId(8));
+    let mut table = LookupTable::create().unwrap();
+    table.raise(a, 3).unwrap();
+    for node in [a, a, b] {
+        table.opened(node).unwrap();
+    }
+    let backing = Backing::new(0xffff_fff0, 5);
+    table.set_backing(a, backing).unwrap();
+    let fd = table.as_fd().try_clone_to_owned().unwrap();
+    let mut next = LookupTable::open(fd).unwrap();
+    assert_eq!((next.count(a), next.count(b), next.len()), (3, 0, 1), "opens are no lookups");
+    assert_eq!((next.opens(a), next.opens(b), next.opens(NodeId(9))), (2, 1, 0));
+    assert_eq!((next.backing(a), next.backing(b)), (Some(backing), None));
+    next.closed(a).unwrap();
+    next.closed(b).unwrap();
+    next.closed(b).unwrap();
+    assert_eq!((next.opens(a), next.opens(b)), (1, 0));
+    next.drop_backing(a).unwrap();
+    next.forget_opens(a).unwrap();
+    // Cells that were given back are used again.
+    next.raise(b, 1).unwrap();
+    next.opened(b).unwrap();
+    let last = LookupTable::open(next.into_fd()).unwrap();
+    assert_eq!((last.opens(a), last.backing(a), last.count(a)), (0, None, 3));
+    assert_eq!((last.opens(b), last.count(b), last.cells), (1, 1, 4));
+}
+
+#[test]
+fn serial_numbers_of_backings_wrap() {
+    let late = Backing::new(0x7fff_ffff, 1);
+    assert!(late.is_of(0xffff_ffff) && !late.is_of(0));
+    assert!(Backing::new(0, 1).is_after(0x7fff_ffff), "the next one after the last");
+    assert!(!late.is_after(0x7fff_ffff) && !late.is_after(3) && late.is_after(0x7fff_fff0));
+}
