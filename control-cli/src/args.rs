@@ -165,9 +165,8 @@ pub(crate) struct Run {
 
 /// Mount a branch on a directory
 ///
-/// The branch is made if there is none of that name. The mount outlives this command, the daemon and the
-/// mount's own process; it ends with `agentfs umount`. The directory must lie outside the base; to work
-/// at the base's own path use `agentfs run`.
+/// The branch is made if there is none of that name. The mount outlives this command, daemon and frontend; it ends with
+/// `agentfs umount`. The directory must lie outside the base; to work at the base's own path use `agentfs run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
