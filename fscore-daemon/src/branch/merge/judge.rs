@@ -55,6 +55,10 @@ impl Merge<'_> {
     /// A name that ours kept, with another content. Whether ours takes it.
     fn judge_kept(&mut self, path: &[u8], ours: Entry, was: Entry, theirs: Entry) -> FsResult<bool> {
         let (Some((object, kind)), Some((before, _))) = (ours, was) else { return Ok(false) };
+        // Recorded because another name of it came and went, and otherwise as it was.
+        if alike(self.contents, (&self.fork, before), (&self.ours, object), true)? {
+            return Ok(false);
+        }
         // Theirs moved it: it is judged where it is.
         if is_there(&mut self.theirs, object, kind)? {
             return Ok(false);

@@ -69,12 +69,7 @@ impl World {
         let Some(merged) = self.commanded::<Merged>(&command) else { return };
         let context = format!("{name} and {parent}, {what:?}: {merged:?}, wanted {:?}", wanted.as_ref().err());
         let result = match (&wanted, side) {
-            // What has no place left is not dropped for a preference.
-            (Ok(_), Some(_)) if !merged.conflicts.is_empty() => {
-                assert!(!merged.applied, "{context}");
-                return;
-            }
-            (Ok(tree), _) => {
+            (Ok(tree), None) => {
                 assert!(merged.conflicts.is_empty(), "nothing is changed on both sides. {context}");
                 tree.clone()
             }
@@ -82,7 +77,8 @@ impl World {
                 assert!(!merged.conflicts.is_empty() && !merged.applied, "both changed something. {context}");
                 return;
             }
-            (Err(_), Some(side)) => {
+            // A preference settles more than the model has a word for: what the winner wrote is kept.
+            (_, Some(side)) => {
                 if !merged.applied {
                     return;
                 }
@@ -96,7 +92,7 @@ impl World {
             same(if into_parent { &theirs } else { &ours }, &result, &format!("nothing was done. {context}"));
             return;
         }
-        if wanted.is_ok() {
+        if wanted.is_ok() && side.is_none() {
             nothing_lost(&fork, &ours, &result, &context);
             nothing_lost(&fork, &theirs, &result, &context);
         }

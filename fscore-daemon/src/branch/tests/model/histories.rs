@@ -1,7 +1,7 @@
 //! Histories that once came out otherwise.
 
-use super::What::{Create, Diff, RemoveAll, Rename, Snapshot, Undo, UndoPaths, Write};
-use super::{Step, What, play};
+use super::What::{Create, Diff, Fork, Link, Refresh, Remove, RemoveAll, Rename, Snapshot, Undo, UndoPaths, Write};
+use super::{Step, play};
 
 /// A directory moved to the place of a file: what was in it was not told.
 #[test]
@@ -33,7 +33,7 @@ fn a_diff_tells_of_both_names_at_one_path() {
 #[test]
 fn an_undo_of_a_path_whose_directory_moved_is_refused() {
     play(&[Step(Snapshot, 0, 0, 0, 0), Step(Rename, 0, 0, 0, 4), Step(UndoPaths, 0, 0, 1, 1)]);
-    let moved_and_removed = [Step(Snapshot, 0, 0, 0, 0), Step(Rename, 0, 0, 0, 4), Step(What::Remove, 0, 6, 0, 0)];
+    let moved_and_removed = [Step(Snapshot, 0, 0, 0, 0), Step(Rename, 0, 0, 0, 4), Step(Remove, 0, 6, 0, 0)];
     play(&[moved_and_removed.as_slice(), &[Step(UndoPaths, 0, 0, 1, 1)]].concat());
 }
 
@@ -41,4 +41,16 @@ fn an_undo_of_a_path_whose_directory_moved_is_refused() {
 #[test]
 fn a_directory_that_comes_back_in_part_counts_what_it_holds() {
     play(&[Step(Snapshot, 0, 0, 0, 0), Step(RemoveAll, 0, 0, 0, 0), Step(UndoPaths, 0, 0, 1, 1)]);
+}
+
+/// A file whose second name came and went is as it was: that the parent deletes it is no conflict.
+#[test]
+fn a_file_that_only_had_another_name_for_a_while_is_not_modified() {
+    play(&[
+        Step(Fork, 0, 0, 0, 0),
+        Step(Link, 1, 5, 0, 4),
+        Step(Remove, 1, 9, 0, 0),
+        Step(Remove, 0, 8, 0, 0),
+        Step(Refresh, 1, 0, 0, 0),
+    ]);
 }
