@@ -90,6 +90,7 @@ pub(crate) enum Command {
     Undo(merge::Undo),
     Discard(Discard),
     Fsck(Fsck),
+    Gc(Gc),
     /// Print a script that completes this command's arguments in a shell
     #[command(after_help = "Example:\n  agentfs completions bash > ~/.local/share/bash-completion/completions/agentfs")]
     Completions {
@@ -494,6 +495,21 @@ pub(crate) struct Fsck {
     /// Mend what can be mended without a loss; the daemon must not run
     #[arg(long)]
     pub(crate) repair: bool,
+}
+
+/// Give back what deleted branches and snapshots left
+///
+/// Removes states that nothing reaches, and folds those that nobody refers to any more into what continues them. No
+/// branch and no snapshot changes. The daemon does so by itself after each deletion; this waits for it.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  agentfs gc --dry-run\n  agentfs gc fix-1")]
+pub(crate) struct Gc {
+    /// Only say what would go
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Only these branches
+    #[arg(value_name = "BRANCH")]
+    pub(crate) branches: Vec<String>,
 }
 
 #[cfg(test)]

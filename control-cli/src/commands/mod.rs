@@ -8,6 +8,7 @@ mod commit;
 mod daemon;
 pub(crate) mod diff;
 mod fsck;
+mod gc;
 mod help;
 mod merge;
 mod mount;
@@ -34,6 +35,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8> {
         Command::InternalHold { command } => return Err(start::become_holder(&command)),
         Command::Run(args) => return run::run(&context()?, args),
         Command::Fsck(args) => return fsck::fsck(&context()?, &args),
+        Command::Gc(args) => gc::gc(&context()?, args)?,
         Command::Status => return status::status(&context()?),
         Command::Daemon(args) => return daemon::daemon(&context()?, args),
         Command::Mount(args) => mount::mount(&context()?, &args)?,

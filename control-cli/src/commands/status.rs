@@ -4,10 +4,10 @@ use super::{commit, mount};
 use crate::context::{Context, Told};
 use crate::error::{Doing, Kind, Result};
 use crate::exit;
-use crate::output::{count, shown, span};
+use crate::output::{count, shown, size, span};
 use serde_json::{Value, json};
 use shm_transport::control::holder::{self, Pong};
-use shm_transport::control::{BranchInfo, Sandbox, SandboxState, Status};
+use shm_transport::control::{BranchInfo, GcInfo, Sandbox, SandboxState, Status};
 use shm_transport::stats::{Sample, StatsReader};
 use std::time::Duration;
 
@@ -109,6 +109,17 @@ fn counters(sample: Option<&Sample>) -> Value {
     sample.map_or(Value::Null, |s| s.counters.iter().map(|(name, n)| ((*name).to_owned(), json!(n))).collect())
 }
 
+fn garbage(gc: &GcInfo) -> String {
+    let freed = format!("{} folded and {} given back since the start", gc.folded + gc.removed, size(gc.bytes_freed));
+    let epochs = count(gc.epochs, "state", "states");
+    if gc.running || gc.waiting > 0 {
+        let left = gc.foldable + gc.unreachable;
+        format!("{epochs}, {left} to fold or remove, {} to give back; {freed}", size(gc.bytes))
+    } else {
+        format!("{epochs}, nothing to do; {freed}")
+    }
+}
+
 fn sandbox(sandbox: &Sandbox) -> String {
     match sandbox.state {
         SandboxState::On => "on".into(),
@@ -140,6 +151,9 @@ fn describe(context: &Context, view: &View) -> String {
             let bases: Vec<_> = status.allow_base.iter().map(|b| b.display().to_string()).collect();
             text.push_str(&format!("bases      below {}\n", bases.join(", ")));
             text.push_str(&format!("sandbox    {}\n", sandbox(&status.sandbox)));
+            if let Some(gc) = &status.gc {
+                text.push_str(&format!("garbage    {}\n", garbage(gc)));
+            }
             if status.recoveries > 0 {
                 text.push_str(&format!(
                     "recovered  {} after an unclean end\n",

@@ -21,7 +21,8 @@ use std::collections::BTreeSet;
 /// Most changed records that one batch removes.
 const CHUNK: usize = 10_000;
 const DELETING: &str = "deleting-";
-const RECLAIMING: &str = "reclaiming-";
+pub(super) const RECLAIMING: &str = "reclaiming-";
+pub(super) const FOLDING: &str = "folding-";
 const COMMITTED: &str = "committed-";
 
 /// Content files and their allocated bytes.
@@ -33,7 +34,7 @@ struct Freed {
 
 /// What becomes of a content file whose owner goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     Removed,
     /// Another state needs it, and owns it from now on.
     Kept(ContentRecord),
@@ -52,11 +53,22 @@ pub(super) fn mark_committed(batch: &mut Batch, id: BranchId) {
     batch.put(mark(COMMITTED, id), []);
 }
 
-/// The mark that epochs of branches may have become unreachable.
+/// The mark that epochs of branches may have become unreachable, or needed by nobody but what continues them.
 pub(super) fn mark_reclaiming(batch: &mut Batch, ids: &BTreeSet<BranchId>) {
     for id in ids {
-        batch.put(mark(RECLAIMING, *id), []);
+        batch.put(reclaiming_mark(*id), []);
+        batch.put(folding_mark(*id), []);
     }
+}
+
+/// The key of the mark that a branch has epochs that nothing reaches.
+pub(super) fn reclaiming_mark(id: BranchId) -> Vec<u8> {
+    mark(RECLAIMING, id)
+}
+
+/// The key of the mark that a branch may have epochs to fold.
+pub(super) fn folding_mark(id: BranchId) -> Vec<u8> {
+    mark(FOLDING, id)
 }
 
 impl Branches {
@@ -111,19 +123,27 @@ impl Branches {
 
     /// Goes on with what a crash interrupted.
     pub(super) fn resume_removals(&self) -> FsResult<()> {
-        let marks = |what: &'static str| {
-            scan(self.core.store.as_ref(), &keys::meta(what), |key, _| {
-                std::str::from_utf8(key.get(1..)?).ok()?.strip_prefix(what)?.parse().ok().map(BranchId)
-            })
-        };
-        for id in marks(DELETING)? {
+        for id in self.marked(&[DELETING])? {
             self.finish_delete(id)?;
         }
-        for id in marks(COMMITTED)? {
+        for id in self.marked(&[COMMITTED])? {
             self.forget_preimages(id)?;
             self.reclaim_unreachable(&BTreeSet::from([id]))?;
         }
-        self.reclaim_unreachable(&marks(RECLAIMING)?.into_iter().collect())
+        self.reclaim_unreachable(&self.marked(&[RECLAIMING])?)?;
+        self.collect_later(self.marked(&[FOLDING])?);
+        Ok(())
+    }
+
+    /// The branches with one of some marks.
+    pub(super) fn marked(&self, marks: &[&'static str]) -> FsResult<BTreeSet<BranchId>> {
+        let mut found = BTreeSet::new();
+        for what in marks {
+            found.extend(scan(self.core.store.as_ref(), &keys::meta(what), |key, _| {
+                std::str::from_utf8(key.get(1..)?).ok()?.strip_prefix(what)?.parse().ok().map(BranchId)
+            })?);
+        }
+        Ok(found)
     }
 
     /// Drops what the base was before a commit.
@@ -146,7 +166,8 @@ impl Branches {
         }
         let mut batch = reclaiming();
         batch.delete(mark(DELETING, id));
-        batch.delete(mark(RECLAIMING, id));
+        batch.delete(reclaiming_mark(id));
+        batch.delete(folding_mark(id));
         batch.delete(mark(COMMITTED, id));
         self.core.store.commit(&batch)?;
         Ok(freed)
@@ -166,7 +187,13 @@ impl Branches {
     pub(super) fn reclaim_unreachable(&self, ids: &BTreeSet<BranchId>) -> FsResult<()> {
         let store = self.core.store.as_ref();
         let epochs = Epochs::read(store)?;
-        let gone: BTreeSet<_> = epochs.of(ids).into_iter().filter(|epoch| !epochs.is_reached(*epoch)).collect();
+        // What a view in memory has a fold left there; it goes when it is out of that.
+        let used = self.used();
+        let (kept, gone): (BTreeSet<_>, BTreeSet<_>) = epochs
+            .of(ids)
+            .into_iter()
+            .filter(|epoch| !epochs.is_reached(*epoch))
+            .partition(|epoch| used.contains(epoch));
         if !gone.is_empty() {
             let mut batch = reclaiming();
             mark_reclaiming(&mut batch, ids);
@@ -176,13 +203,20 @@ impl Branches {
             removed?;
         }
         let mut batch = reclaiming();
-        for id in ids.iter().filter(|id| store.get(&mark(RECLAIMING, **id)).is_some()) {
-            batch.delete(mark(RECLAIMING, *id));
+        let unfinished: BTreeSet<_> = kept.iter().filter_map(|epoch| epochs.branch(*epoch)).collect();
+        for id in ids.iter().filter(|id| !unfinished.contains(id) && store.get(&reclaiming_mark(**id)).is_some()) {
+            batch.delete(reclaiming_mark(*id));
         }
         if !batch.is_empty() {
             store.commit(&batch)?;
         }
-        Ok(())
+        self.collect_later(ids.iter().copied());
+        self.core.recount(ids.iter().copied())
+    }
+
+    /// The epochs of the views in memory.
+    fn used(&self) -> BTreeSet<EpochId> {
+        self.core.loaded_branches().iter().flat_map(|branch| branch.view().chain.to_vec()).collect()
     }
 
     /// The branches whose epochs a branch inherits from, it and its snapshots: what they have may have been kept for
@@ -204,7 +238,7 @@ impl Branches {
     }
 
     /// The content file of an object record, if it belongs to one of the epochs, and what becomes of it.
-    fn content_of(&self, record: &[u8], own: &BTreeSet<EpochId>) -> Option<(ContentId, Fate)> {
+    pub(super) fn content_of(&self, record: &[u8], own: &BTreeSet<EpochId>) -> Option<(ContentId, Fate)> {
         let Body::File(FileBody::Content(content)) = ObjectRecord::decode(record).ok()?.body else { return None };
         let owner = ContentRecord::decode(&self.core.store.get(&keys::content(content))?).ok()?;
         own.contains(&owner.epoch).then(|| (content, self.fate(content, owner, own)))

@@ -1,4 +1,4 @@
-//! The version tree as the store has it: which epochs somebody can look at.
+//! The version tree as the store has it: which epochs somebody can look at, and which could become one with another.
 
 use super::paths::scan;
 use crate::core::error::FsResult;
@@ -12,9 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Default)]
 pub(super) struct Epochs {
     all: BTreeMap<EpochId, EpochRecord>,
+    heads: BTreeSet<EpochId>,
     /// Heads, snapshots, fork points and the states of commits under way.
     named: BTreeSet<EpochId>,
+    branches: BTreeSet<BranchId>,
     reached: BTreeSet<EpochId>,
+    /// Of those that are reached.
+    children: BTreeMap<EpochId, Vec<EpochId>>,
 }
 
 impl Epochs {
@@ -34,6 +38,8 @@ impl Epochs {
             Some((BranchId(keys::number(key, 0)?), BranchRecord::decode(value).ok()?))
         })? {
             if Some(id) != gone {
+                it.branches.insert(id);
+                it.heads.insert(record.head);
                 // Where a branch was made from is asked for by its next merge.
                 it.named.extend([Some(record.head), record.from.map(|(_, epoch)| epoch)].into_iter().flatten());
             }
@@ -54,21 +60,97 @@ impl Epochs {
                 && it.reached.insert(epoch)
             {
                 at = it.parent(epoch);
+                if let Some(parent) = at {
+                    it.children.entry(parent).or_default().push(epoch);
+                }
             }
         }
         Ok(it)
     }
 
-    fn parent(&self, epoch: EpochId) -> Option<EpochId> {
+    pub(super) fn parent(&self, epoch: EpochId) -> Option<EpochId> {
         self.all.get(&epoch)?.parent
+    }
+
+    /// The branch that an epoch belongs to.
+    pub(super) fn branch(&self, epoch: EpochId) -> Option<BranchId> {
+        self.all.get(&epoch).map(|record| record.branch)
+    }
+
+    pub(super) fn is_head(&self, epoch: EpochId) -> bool {
+        self.heads.contains(&epoch)
+    }
+
+    pub(super) fn is_named(&self, epoch: EpochId) -> bool {
+        self.named.contains(&epoch)
     }
 
     pub(super) fn is_reached(&self, epoch: EpochId) -> bool {
         self.reached.contains(&epoch)
     }
 
+    pub(super) fn is_there(&self, branch: BranchId) -> bool {
+        self.branches.contains(&branch)
+    }
+
     /// The epochs of some branches.
     pub(super) fn of(&self, branches: &BTreeSet<BranchId>) -> BTreeSet<EpochId> {
         self.all.iter().filter(|(_, record)| branches.contains(&record.branch)).map(|(epoch, _)| *epoch).collect()
+    }
+
+    /// All of them that nobody can look at, the youngest first.
+    pub(super) fn unreached(&self) -> impl Iterator<Item = EpochId> {
+        self.all.keys().rev().filter(|epoch| !self.reached.contains(epoch)).copied()
+    }
+
+    /// Every epoch that continues this one, reached or not.
+    pub(super) fn continued_by(&self, epoch: EpochId) -> impl Iterator<Item = (EpochId, &EpochRecord)> {
+        self.all.iter().filter(move |(_, record)| record.parent == Some(epoch)).map(|(epoch, record)| (*epoch, record))
+    }
+
+    /// The one that continues a frozen state which nobody refers to and nothing else continues: the two can become
+    /// one. What another branch continues stays apart, because it is where this branch would be merged from.
+    pub(super) fn only_child(&self, epoch: EpochId) -> Option<EpochId> {
+        if self.is_named(epoch) || !self.is_reached(epoch) {
+            return None;
+        }
+        match self.children.get(&epoch)?.as_slice() {
+            [child] if self.branch(*child) == self.branch(epoch) => Some(*child),
+            _ => None,
+        }
+    }
+
+    /// The pairs that could become one, the oldest first.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (EpochId, EpochId)> {
+        self.all.keys().filter_map(|epoch| Some((*epoch, self.only_child(*epoch)?)))
+    }
+
+    /// The older one has taken the younger one's place.
+    pub(super) fn sink(&mut self, (older, younger): (EpochId, EpochId)) {
+        for record in self.all.values_mut().filter(|record| record.parent == Some(younger)) {
+            record.parent = Some(older);
+        }
+        self.reached.remove(&younger);
+        let children = self.children.remove(&younger).unwrap_or_default();
+        self.children.insert(older, children);
+    }
+
+    /// The younger one has all that the older one had.
+    pub(super) fn rise(&mut self, (older, younger): (EpochId, EpochId)) {
+        let parent = self.parent(older);
+        if let Some(record) = self.all.get_mut(&younger) {
+            record.parent = parent;
+        }
+        self.reached.remove(&older);
+        self.children.remove(&older);
+        let siblings = parent.and_then(|parent| self.children.get_mut(&parent));
+        for child in siblings.into_iter().flatten().filter(|child| **child == older) {
+            *child = younger;
+        }
+    }
+
+    /// It is not there any more.
+    pub(super) fn remove(&mut self, epoch: EpochId) {
+        self.all.remove(&epoch);
     }
 }

@@ -86,6 +86,7 @@ impl Branches {
             | Command::Merge { .. }
             | Command::Undo { .. }
             | Command::Fsck
+            | Command::Gc { .. }
             | Command::Mounts
             | Command::BranchBind { .. }
             | Command::BranchUnbind { .. }

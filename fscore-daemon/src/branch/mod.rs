@@ -5,6 +5,7 @@
 //! base_check  which directories may be a base
 //! checkpoint  automatic snapshots
 //! snapshot    freezing, naming, listing
+//! collect     garbage collection: epochs that nothing reaches, or that become one
 //! delete      removal of branches and of epochs that nothing reaches
 //! epochs      the version tree, and who refers to what in it
 //! paths       which changed objects are where, on the branch and in the base
@@ -22,7 +23,8 @@
 //! info        answers and failures
 //! ```
 //!
-//! Deleting a snapshot drops its name only: the records of its epoch stay part of the branch's chain.
+//! Deleting a snapshot drops its name only: the records of its epoch stay part of the branch's chain, until a collection
+//! folds them into what continues them.
 #![forbid(unsafe_code)]
 
 mod answer;
@@ -31,6 +33,7 @@ mod base_check;
 pub mod base_list;
 mod between;
 mod checkpoint;
+mod collect;
 mod commit;
 mod conflict;
 mod create;
@@ -47,6 +50,8 @@ mod plan;
 mod quota;
 mod snapshot;
 
+pub use collect::Step;
+
 #[cfg(test)]
 mod tests;
 
@@ -61,7 +66,8 @@ use serde_json::Value;
 use shm_transport::control::{Command, ErrorCode, Failure};
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 /// All branches of a store.
 #[derive(Debug)]
@@ -74,6 +80,9 @@ pub struct Branches {
     names: Mutex<HashMap<String, BranchId>>,
     /// Held by whoever makes, freezes, commits or deletes; taken before any lock of the core.
     mutation: Mutex<()>,
+    /// Shared by commands, which look at several epochs; a collection has it to itself for each of its steps.
+    tree: RwLock<()>,
+    collecting: collect::Collecting,
 }
 
 impl Branches {
@@ -82,7 +91,16 @@ impl Branches {
     pub fn open(core: Arc<Core>, store_dir: PathBuf, allow_base: Vec<PathBuf>, uid: u32) -> Result<Self, Failure> {
         // A prefix that is a symbolic link means the directory that it leads to.
         let allow_base = allow_base.into_iter().map(|p| std::fs::canonicalize(&p).unwrap_or(p)).collect();
-        let it = Self { core, store_dir, allow_base, uid, names: Mutex::default(), mutation: Mutex::default() };
+        let it = Self {
+            core,
+            store_dir,
+            allow_base,
+            uid,
+            names: Mutex::default(),
+            mutation: Mutex::default(),
+            tree: RwLock::default(),
+            collecting: collect::Collecting::default(),
+        };
         it.resume_removals().map_err(fail)?;
         it.remove_stray_journals()?;
         let names = it.records()?.into_iter().map(|(id, record)| (record.name, id)).collect();
@@ -97,6 +115,11 @@ impl Branches {
 
     /// The same; what it changes goes with a mark, see [`mark`].
     pub fn handle_marked(&self, command: &Command, mark: Option<&Mark>) -> Result<Value, Failure> {
+        if let Command::Gc { branches, dry_run } = command {
+            return value(&self.gc(branches, *dry_run)?);
+        }
+        let _reading = self.reading();
+        self.collecting.changes.fetch_add(1, Ordering::Relaxed);
         match command {
             Command::BranchCreate { name, base, from, frozen, reuse, limits } => {
                 let (base, from, frozen, limits) = (base.as_deref(), from.as_deref(), *frozen, *limits);
@@ -132,6 +155,7 @@ impl Branches {
             }
             Command::CommitPending => value(&self.commit_pending()?),
             Command::Status
+            | Command::Gc { .. }
             | Command::Fsck
             | Command::Shutdown
             | Command::HandOver { .. }
@@ -142,6 +166,11 @@ impl Branches {
             | Command::Detach { .. }
             | Command::EndSession { .. } => Err(denied_here()),
         }
+    }
+
+    /// Keeps the tree as it is, while a command looks at it.
+    fn reading(&self) -> RwLockReadGuard<'_, ()> {
+        self.tree.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The number of the branch of that name.

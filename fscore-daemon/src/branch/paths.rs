@@ -50,7 +50,7 @@ pub(super) struct Changed {
 }
 
 /// A letter, its number, and what follows, of a key of the change index.
-fn parse(key: &[u8]) -> Option<(u8, u64, &[u8])> {
+pub(super) fn parse(key: &[u8]) -> Option<(u8, u64, &[u8])> {
     let (letter, rest) = keys::tail(key, 1)?.split_first()?;
     let (number, tail) = rest.split_first_chunk::<8>()?;
     Some((*letter, u64::from_be_bytes(*number), tail))

@@ -44,18 +44,27 @@ impl View {
         }
     }
 
-    /// The nearest record of a thing; `prefix` is its key up to the epoch.
+    /// The nearest record of a thing, from the `from`-th epoch of the chain on; `prefix` is its key up to the epoch.
     pub(super) fn nearest<T>(
         &self,
         prefix: &[u8],
+        from: usize,
         decode: impl Fn(&[u8]) -> FsResult<T>,
     ) -> FsResult<Option<Versioned<T>>> {
         let get = |epoch: EpochId| self.store.get(&[prefix, &epoch.0.to_be_bytes()].concat());
         let found = if self.chain.len() <= SHORT {
-            self.chain.iter().find_map(|epoch| Some((*epoch, get(*epoch)?)))
+            self.chain.iter().skip(from).find_map(|epoch| Some((*epoch, get(*epoch)?)))
         } else {
-            let epoch = self.next_with(prefix, 0).and_then(|at| self.chain.get(at)).copied();
-            epoch.and_then(|epoch| Some((epoch, get(epoch)?)))
+            let mut from = from;
+            loop {
+                let Some(at) = self.next_with(prefix, from) else { break None };
+                let Some(&epoch) = self.chain.get(at) else { break None };
+                if let Some(bytes) = get(epoch) {
+                    break Some((epoch, bytes));
+                }
+                // What was there moved down meanwhile: collections fold epochs.
+                from = at + 1;
+            }
         };
         found.map(|(epoch, bytes)| Ok(Versioned { epoch, value: decode(&bytes)? })).transpose()
     }
@@ -151,20 +160,21 @@ impl View {
             return Ok(None);
         }
         let prefix = keys::prefix(b'D', &[dir.0]);
-        let (mut epochs, mut names, mut at) = (Vec::new(), Names::new(), index);
+        let (mut names, mut at) = (Names::new(), index);
+        // The nearest first, each as soon as it is found: what a collection moves meanwhile moves down.
         while let Some(index) = self.next_with(&prefix, at) {
             let Some(&epoch) = self.chain.get(index) else { break };
             if let Some(kept) = self.merged.get(dir, epoch) {
-                names = (*kept).clone();
+                let nearer = std::mem::replace(&mut names, (*kept).clone());
+                names.extend(nearer);
                 break;
             }
-            epochs.push(epoch);
-            at = index + 1;
-        }
-        for epoch in epochs.into_iter().rev() {
             self.names_of(dir, epoch, |name, value| {
-                names.insert(name.into(), (epoch, value));
+                if !names.contains_key(name) {
+                    names.insert(name.into(), (epoch, value));
+                }
             })?;
+            at = index + 1;
         }
         let names = Arc::new(names);
         self.merged.put(dir, epoch, &names);

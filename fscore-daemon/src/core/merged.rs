@@ -1,12 +1,13 @@
 //! Names that many frozen epochs decided, merged once and kept in memory.
 //!
 //! What a frozen epoch shows of a directory never changes, so an entry is right for ever. It is made when a directory
-//! was changed in so many epochs of a chain that asking each would show.
+//! was changed in so many epochs of a chain that asking each would show. The exception is an epoch that another one is
+//! folded into: nothing is kept of it from then on.
 
 use super::ids::{EpochId, ObjectId};
 use super::record::DirentRecord;
 use super::state::lock;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 /// Most names kept in all; about 100 bytes each.
@@ -25,6 +26,7 @@ struct Kept {
     /// Oldest first.
     order: VecDeque<(ObjectId, EpochId)>,
     total: usize,
+    barred: HashSet<EpochId>,
 }
 
 impl Merged {
@@ -40,6 +42,9 @@ impl Merged {
             return;
         }
         let mut kept = lock(&self.0);
+        if kept.barred.contains(&epoch) {
+            return;
+        }
         if kept.names.insert((dir, epoch), Arc::clone(names)).is_some() {
             return;
         }
@@ -51,6 +56,18 @@ impl Merged {
             let gone = kept.names.remove(&oldest).map_or(0, |names| size(&names));
             kept.total -= gone;
         }
+    }
+
+    /// Keeps nothing of an epoch any more: it is about to change.
+    pub(super) fn bar(&self, epoch: EpochId) {
+        let mut kept = lock(&self.0);
+        kept.barred.insert(epoch);
+        let gone: Vec<_> = kept.order.iter().filter(|(_, of)| *of == epoch).copied().collect();
+        for key in &gone {
+            let size = kept.names.remove(key).map_or(0, |names| names.len() + 1);
+            kept.total -= size;
+        }
+        kept.order.retain(|(_, of)| *of != epoch);
     }
 }
 
@@ -69,6 +86,9 @@ mod tests {
             merged.put(ObjectId(1), EpochId(epoch), &half);
         }
         assert!(merged.get(ObjectId(1), EpochId(3)).is_some());
+        merged.bar(EpochId(3));
+        merged.put(ObjectId(1), EpochId(3), &half);
+        assert!(merged.get(ObjectId(1), EpochId(3)).is_none(), "it changes");
         assert!(merged.get(ObjectId(1), EpochId(1)).is_none());
     }
 }

@@ -14,6 +14,7 @@ mod copy_up;
 mod data;
 mod dispatch;
 pub mod division;
+mod doom;
 pub mod door;
 pub mod edit;
 pub mod error;

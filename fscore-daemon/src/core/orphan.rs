@@ -75,9 +75,14 @@ fn reclaim(core: &Core, branch: &Branch, view: &View, object: ObjectId) -> FsRes
                 gone = Some(id);
             }
         }
-        change.drop_object(object);
         // An older record says that somebody else still has it.
         inodes = u64::from(!object.is_base() && core.first_epoch(object) == Some(view.head()));
+        if view.object_from(object, 1)?.is_some() {
+            // What it inherits may be folded into this one day, and must be known to be nobody's then.
+            change.object(object, &found.value.tombstone());
+        } else {
+            change.drop_object(object);
+        }
         change.drop_xattrs(object);
     }
     change.commit(core.store.as_ref())?;

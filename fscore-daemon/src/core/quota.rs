@@ -211,7 +211,8 @@ impl Core {
         for &epoch in &own {
             for object in self.changed_objects(epoch) {
                 let bytes = self.store.get(&keys::object(object, epoch)).ok_or(FsError::Damaged("object missing"))?;
-                if let Body::File(FileBody::Content(content)) = ObjectRecord::decode(&bytes)?.body
+                let record = ObjectRecord::decode(&bytes)?;
+                if let Body::File(FileBody::Content(content)) = record.body
                     && let Some(owner) = self.store.get(&keys::content(content))
                     && own.contains(&ContentRecord::decode(&owner)?.epoch)
                     && contents.insert(content)
@@ -219,7 +220,9 @@ impl Core {
                     let size = self.contents.stat(content).map_or(0, |stat| stat.st_size.max(0) as u64);
                     usage.bytes = usage.bytes.saturating_add(charge(size));
                 }
-                let counts = !object.is_base() && object != root;
+                // What is only said to be gone is nobody's.
+                let gone = record.nlink == 0 && self.store.get(&keys::orphan(id, object)).is_none();
+                let counts = !object.is_base() && object != root && !gone;
                 if counts && self.first_epoch(object).is_some_and(|first| own.contains(&first)) {
                     made.insert(object);
                 }

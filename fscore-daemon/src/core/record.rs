@@ -166,6 +166,16 @@ impl ObjectRecord {
             Body::Special { kind, .. } => *kind,
         }
     }
+
+    /// What says that an object is gone for good, which an older state may have.
+    #[must_use]
+    pub fn tombstone(&self) -> Self {
+        let body = match &self.body {
+            Body::File(_) => Body::File(FileBody::Hole { size: 0 }),
+            other @ (Body::Directory { .. } | Body::Symlink { .. } | Body::Special { .. }) => other.clone(),
+        };
+        Self { nlink: 0, body, ..self.clone() }
+    }
 }
 
 /// All extended attributes of an object, as one epoch has them, ordered by name. Overrides the base's.

@@ -6,6 +6,7 @@
 
 use super::base::{Base, Grounds};
 use super::clock::Clock;
+use super::doom::Doom;
 use super::error::{FsError, FsResult};
 use super::ids::{BaseId, BranchId, ContentId, EpochId, ObjectId};
 use super::keys;
@@ -21,8 +22,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 /// Takes a lock whose holder may have panicked: the data under our locks is only ever replaced whole.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -111,6 +111,22 @@ impl Branch {
     /// The view, to move the head: no operation is running.
     pub fn view_mut(&self) -> RwLockWriteGuard<'_, View> {
         self.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// The view, unless somebody moves the head or waits for it.
+    pub fn try_view(&self) -> Option<RwLockReadGuard<'_, View>> {
+        match self.gate.try_read() {
+            Ok(view) => Some(view),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+    /// The view, to change its chain, unless an operation is running.
+    pub fn try_view_mut(&self) -> Option<RwLockWriteGuard<'_, View>> {
+        match self.gate.try_write() {
+            Ok(view) => Some(view),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
     /// The lock for changing records.
     pub fn names(&self) -> MutexGuard<'_, ()> {
@@ -209,7 +225,7 @@ impl Core {
         std::thread::Builder::new()
             .name("reaper".into())
             .stack_size(256 << 10)
-            .spawn(move || reap(&weak, &doom, mark))
+            .spawn(move || super::doom::reap(&weak, &doom, mark))
             .map_err(super::error::io("start the reaper"))?;
         core.settle();
         Ok(core)
@@ -379,6 +395,29 @@ impl Core {
         })
     }
 
+    /// The records that an epoch and its ancestors have, without a base.
+    pub fn records_from(&self, epoch: Option<EpochId>) -> FsResult<View> {
+        Ok(View {
+            branch: BranchId(0),
+            chain: epoch.map_or_else(|| Ok([].into()), |epoch| self.chain(epoch))?,
+            base: None,
+            frozen_base: false,
+            root: ObjectId(0),
+            store: Arc::clone(&self.store),
+            merged: Arc::clone(&self.merged),
+        })
+    }
+
+    /// Keeps nothing in memory of what a frozen epoch shows: it is about to change, for all that nobody can tell.
+    pub fn bar(&self, epoch: EpochId) {
+        self.merged.bar(epoch);
+    }
+
+    /// The branches whose views are in memory; one that is just being loaded is waited for.
+    pub fn loaded_branches(&self) -> Vec<Arc<Branch>> {
+        lock(&self.branches).values().cloned().collect()
+    }
+
     /// The branch, loaded at first use.
     pub fn branch(&self, id: BranchId) -> FsResult<Arc<Branch>> {
         let mut branches = lock(&self.branches);
@@ -410,63 +449,11 @@ impl Core {
     }
 }
 
-/// Contents to be removed once nothing durable refers to them, and the bell for who removes them.
-#[derive(Debug, Default)]
-struct Doom {
-    state: Mutex<Doomed>,
-    bell: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Doomed {
-    ids: Vec<ContentId>,
-    over: bool,
-}
-
 impl Drop for Core {
     fn drop(&mut self) {
         lock(&self.doom.state).over = true;
         self.doom.bell.notify_one();
     }
-}
-
-/// How long removed contents wait for others, so that one sync serves many.
-const REAP_PAUSE: Duration = Duration::from_millis(250);
-/// The same while the host does not let them go.
-const REAP_PAUSE_MAX: Duration = Duration::from_secs(16);
-
-/// Removes content files that nothing refers to: first those that a crash left, numbered below `mark`,
-/// then what the running core dooms. Ends with the core.
-fn reap(core: &Weak<Core>, doom: &Doom, mark: u64) {
-    if let Some(core) = core.upgrade()
-        && let Err(error) = sweep(&core, mark)
-    {
-        tracing::warn!(%error, "content files that a crash left were not all found");
-    }
-    let mut pause = REAP_PAUSE;
-    loop {
-        // Nothing of the core is held while there is nothing to do.
-        let idle = |d: &mut Doomed| d.ids.is_empty() && !d.over;
-        drop(doom.bell.wait_while(lock(&doom.state), idle));
-        std::thread::sleep(pause);
-        let Some(core) = core.upgrade() else { return };
-        if let Err(error) = core.sync() {
-            tracing::error!(%error, "removed contents cannot be given back");
-        }
-        // What is left could not be removed now.
-        pause = if lock(&doom.state).ids.is_empty() { REAP_PAUSE } else { (pause * 2).min(REAP_PAUSE_MAX) };
-    }
-}
-
-fn sweep(core: &Core, mark: u64) -> FsResult<()> {
-    let io = super::error::io;
-    for id in core.contents.ids().map_err(io("list contents"))? {
-        let id = id.map_err(io("list contents"))?;
-        if id.0 < mark && core.store.get(&keys::content(id)).is_none() {
-            core.contents.remove(id).map_err(io("remove unrecorded content"))?;
-        }
-    }
-    Ok(())
 }
 
 fn cookie_key(store: &dyn Store) -> FsResult<(u64, u64)> {

@@ -69,14 +69,19 @@ impl View {
 
     /// The object's nearest record; `None` for a base object that was never changed.
     pub fn object(&self, object: ObjectId) -> FsResult<Option<Versioned<ObjectRecord>>> {
+        self.object_from(object, 0)
+    }
+
+    /// The same from the `from`-th epoch of the chain on.
+    pub(super) fn object_from(&self, object: ObjectId, from: usize) -> FsResult<Option<Versioned<ObjectRecord>>> {
         let prefix = keys::prefix(b'O', &[object.0]);
-        self.nearest(&prefix, |b| ObjectRecord::decode(b).map_err(|_| FsError::Damaged("object")))
+        self.nearest(&prefix, from, |b| ObjectRecord::decode(b).map_err(|_| FsError::Damaged("object")))
     }
 
     /// The object's nearest set of extended attributes; `None` when the base's count.
     pub fn xattrs(&self, object: ObjectId) -> FsResult<Option<Versioned<XattrSet>>> {
         let prefix = keys::prefix(b'X', &[object.0]);
-        self.nearest(&prefix, |b| XattrSet::decode(b).map_err(|_| FsError::Damaged("xattrs")))
+        self.nearest(&prefix, 0, |b| XattrSet::decode(b).map_err(|_| FsError::Damaged("xattrs")))
     }
 
     /// The nearest record of a name; `None` when the base decides.

@@ -2,7 +2,8 @@
 //! directory is in the tree once.
 //!
 //! Each epoch is looked at as what it changed against its parent, so the work grows with the records, not with
-//! the branches that share them. Of an object of the base the records tell only a part: the host may have given
+//! the branches that share them. A frozen epoch that nobody refers to is looked at together with the one that alone
+//! continues it: nobody sees it by itself, and a collection may be folding the two. Of an object of the base the records tell only a part: the host may have given
 //! it names, or taken some, that no record knows.
 
 use super::finding::{Finding, Repair};
@@ -40,18 +41,57 @@ pub(super) fn check(tables: &Tables, reached: &BTreeSet<EpochId>, found: &mut Ve
         let message = format!("there are records of epoch {epoch}, which is missing");
         found.push(Finding::error("epoch-missing", &keys::epoch(*epoch), message));
     }
+    let mut runs: BTreeMap<EpochId, Run<'_>> = BTreeMap::new();
+    for (epoch, seen) in seen_at(tables, reached) {
+        let run = runs.entry(seen).or_insert_with(|| Run { oldest: epoch, changed: Changed::default() });
+        run.oldest = run.oldest.min(epoch);
+        if let Some(more) = changed.remove(&epoch) {
+            run.changed.objects.extend(more.objects);
+            run.changed.names.extend(more.names);
+        }
+    }
     let mut paths = Paths::new(tables);
-    for epoch in reached {
-        let none = Changed::default();
-        let changed = changed.get(epoch).unwrap_or(&none);
-        Judge { tables, epoch: *epoch, paths: &mut paths, found }.run(changed);
+    for (epoch, run) in runs {
+        Judge { tables, epoch, oldest: run.oldest, paths: &mut paths, found }.run(&run.changed);
     }
     index(tables, found);
+}
+
+/// What a state changed, together with those below it that nobody sees by themselves.
+#[derive(Debug)]
+struct Run<'a> {
+    oldest: EpochId,
+    changed: Changed<'a>,
+}
+
+/// For every epoch the one in which its changes are seen first.
+fn seen_at(tables: &Tables, reached: &BTreeSet<EpochId>) -> BTreeMap<EpochId, EpochId> {
+    let mut children: BTreeMap<EpochId, Vec<EpochId>> = BTreeMap::new();
+    for epoch in reached {
+        if let Some(parent) = tables.epochs.get(epoch).and_then(|record| record.parent) {
+            children.entry(parent).or_default().push(*epoch);
+        }
+    }
+    let named = tables.named();
+    let branch = |epoch: &EpochId| tables.epochs.get(epoch).map(|record| record.branch);
+    let mut seen: BTreeMap<EpochId, EpochId> = BTreeMap::new();
+    // A child is younger than its parent.
+    for epoch in reached.iter().rev() {
+        let at = match children.get(epoch).map(Vec::as_slice) {
+            Some([child]) if !named.contains(epoch) && branch(child) == branch(epoch) => seen.get(child),
+            _ => None,
+        };
+        let at = at.copied().unwrap_or(*epoch);
+        seen.insert(*epoch, at);
+    }
+    seen
 }
 
 struct Judge<'a, 'b> {
     tables: &'a Tables,
     epoch: EpochId,
+    /// The oldest epoch that is seen together with it.
+    oldest: EpochId,
     paths: &'b mut Paths<'a>,
     found: &'b mut Vec<Finding>,
 }
@@ -72,7 +112,11 @@ impl<'a> Judge<'a, '_> {
             }
         }
         for object in &changed.objects {
-            let Some((_, record)) = self.tables.object(*object, self.epoch) else { continue };
+            self.hidden_contents(*object);
+            let Some((of, record)) = self.tables.object(*object, self.epoch) else { continue };
+            if of < self.epoch && of >= self.oldest && self.is_hidden(*object, record) {
+                continue;
+            }
             match &record.body {
                 Body::Directory { parent, name } => {
                     dirs.insert(*object);
@@ -113,6 +157,35 @@ impl<'a> Judge<'a, '_> {
         }
         for dir in dirs {
             self.directory(dir, root, based);
+        }
+    }
+
+    /// Versions that nobody sees have contents all the same, until they go.
+    fn hidden_contents(&mut self, object: ObjectId) {
+        let versions = self.tables.objects.get(&object).into_iter().flat_map(|v| v.range(self.oldest..self.epoch));
+        for (epoch, record) in versions {
+            if let Body::File(FileBody::Content(id)) = record.body
+                && self.tables.inherits(self.epoch, *epoch)
+                && !self.tables.contents.contains_key(&id)
+            {
+                let message = format!("its bytes should be in content file {id}, which has no record");
+                let key = keys::object(object, *epoch);
+                self.found.push(Finding::error("content-record-missing", &key, message));
+            }
+        }
+    }
+
+    /// Whether an object of an epoch that nobody sees by itself lost its last name above it, and was given back there.
+    fn is_hidden(&mut self, object: ObjectId, record: &ObjectRecord) -> bool {
+        if object.is_base() || record.nlink == 0 {
+            return false;
+        }
+        match &record.body {
+            Body::Directory { parent, name } => {
+                let there = self.tables.dirent(*parent, name, self.epoch);
+                *parent != object && !matches!(there, Some(DirentRecord::Entry { object: to, .. }) if to == object)
+            }
+            Body::File(_) | Body::Symlink { .. } | Body::Special { .. } => self.count(object) == 0,
         }
     }
 
@@ -230,7 +303,7 @@ impl<'a> Judge<'a, '_> {
 
     /// What a name led to before.
     fn overridden(&self, dir: ObjectId, name: &[u8]) -> Option<ObjectId> {
-        let parent = self.tables.epochs.get(&self.epoch)?.parent?;
+        let parent = self.tables.epochs.get(&self.oldest)?.parent?;
         match self.tables.dirent(dir, name, parent)? {
             DirentRecord::Entry { object, .. } => Some(object),
             DirentRecord::Whiteout => None,

@@ -50,6 +50,8 @@ pub(super) const COUNTERS: [&str; 6] =
     ["next-object", "next-epoch", "next-branch", "next-content", "next-base", "next-commit"];
 /// Marks of removals that take several batches.
 pub(super) const MARKS: [&str; 3] = ["deleting-", "reclaiming-", "committed-"];
+/// The mark of what is to be folded, which explains nothing that is there.
+const FOLDING: &str = "folding-";
 
 /// `None` says that the value, or the key's shape, is not what this kind of key has.
 type Taken = Option<()>;
@@ -143,7 +145,7 @@ impl Tables {
                     "recoveries" => 8,
                     name if COUNTERS.contains(&name) => 8,
                     name => {
-                        MARKS.iter().find_map(|mark| name.strip_prefix(mark)?.parse::<u64>().ok())?;
+                        MARKS.iter().chain([&FOLDING]).find_map(|mark| name.strip_prefix(mark)?.parse::<u64>().ok())?;
                         0
                     }
                 };
@@ -238,6 +240,15 @@ impl Tables {
             (Some(it), Some(above)) => above.0 <= it.0 && it.1 <= above.1,
             _ => false,
         }
+    }
+
+    /// The epochs that somebody refers to: heads, snapshots, fork points, commits under way.
+    pub(super) fn named(&self) -> BTreeSet<EpochId> {
+        let branches = self.branches.values();
+        let of_branches =
+            branches.flat_map(|branch| [Some(branch.head), branch.from.map(|(_, epoch)| epoch)]).flatten();
+        let snapshots = self.snapshots.values().map(|snapshot| snapshot.epoch);
+        of_branches.chain(snapshots).chain(self.commits.values().map(|commit| commit.epoch)).collect()
     }
 
     /// Whether an epoch is there and takes no changes.

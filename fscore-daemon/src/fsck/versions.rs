@@ -4,6 +4,7 @@ use super::finding::{Finding, Repair};
 use super::tables::Tables;
 use crate::core::ids::{BranchId, EpochId, ObjectId};
 use crate::core::keys;
+use crate::core::record::{Body, FileBody, ObjectRecord};
 use std::collections::BTreeSet;
 
 /// Checks the tree; gives the epochs that somebody can look at.
@@ -168,7 +169,11 @@ pub(super) fn check_belongings(tables: &Tables, found: &mut Vec<Finding>) {
     for (id, branch) in &tables.branches {
         let head = branch.head;
         for (object, versions) in &tables.objects {
-            let nameless = versions.get(&head).is_some_and(|record| record.nlink == 0);
+            let parent = tables.epochs.get(&head).and_then(|epoch| epoch.parent);
+            // What is inherited is said to be gone by a record without bytes.
+            let inherited = parent.is_some_and(|parent| tables.object(*object, parent).is_some());
+            let buried = |record: &ObjectRecord| inherited && !matches!(record.body, Body::File(FileBody::Content(_)));
+            let nameless = versions.get(&head).is_some_and(|record| record.nlink == 0 && !buried(record));
             if nameless && !tables.orphans.contains(&(*id, *object)) {
                 let message = "it has no name and nothing gives it back";
                 let finding = Finding::leftover("orphan-unmarked", &keys::object(*object, head), message);

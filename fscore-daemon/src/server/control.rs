@@ -205,6 +205,7 @@ fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer, stream
         | Command::CommitAbort { .. }
         | Command::Merge { .. }
         | Command::Undo { .. }
+        | Command::Gc { .. }
         | Command::CommitPending) => Outcome::Answer(of_branches(daemon, &command, Some(stream), None)),
     }));
     done.unwrap_or_else(|_| {
@@ -307,6 +308,7 @@ pub(super) fn status(daemon: &Daemon, mounts: &[MountInfo]) -> Status {
         managed: daemon.service.is_managed(),
         sandbox: daemon.sandbox.clone(),
         versions: Some(Versions::current(Some(FORMAT))),
+        gc: Some(daemon.branches.gc_info()),
     }
 }
 

@@ -214,6 +214,7 @@ fn changes(command: &Command) -> bool {
         | Command::Merge { .. }
         | Command::Undo { .. }
         | Command::Fsck
+        | Command::Gc { .. }
         | Command::Mounts
         | Command::BranchBind { .. }
         | Command::BranchUnbind { .. }
@@ -275,6 +276,7 @@ fn carry_out(daemon: &Daemon, session: &Session, ctx: &Context, mut command: Com
         | Command::Merge { .. }
         | Command::Undo { .. }
         | Command::Fsck
+        | Command::Gc { .. }
         | Command::BranchBind { .. }
         | Command::BranchUnbind { .. }
         | Command::Attach { .. }
@@ -310,6 +312,7 @@ fn mean_this_branch(daemon: &Daemon, session: &Session, command: &mut Command) -
         | Command::Merge { .. }
         | Command::Undo { .. }
         | Command::Fsck
+        | Command::Gc { .. }
         | Command::Mounts
         | Command::BranchBind { .. }
         | Command::BranchUnbind { .. }

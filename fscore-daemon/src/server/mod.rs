@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod claim;
+mod collect;
 mod control;
 mod door;
 mod ending;
@@ -327,6 +328,7 @@ impl Server {
     /// keep their sessions and go on with the next daemon.
     pub fn run(self, signals: Option<BorrowedFd<'_>>) -> Result<(), ServeError> {
         let Self { daemon, listener } = self;
+        let background = collect::Background::start(&daemon).map_err(system("cannot start threads"))?;
         let begun = notify::begin(&daemon, &daemon.service).map_err(system("cannot start threads"));
         let served = begun.and_then(|()| accept_all(&daemon, &listener, signals));
         daemon.stop();
@@ -336,6 +338,7 @@ impl Server {
         drop(listener);
         let limit = if daemon.handing_over.load(Ordering::Acquire) { HAND_OVER_MAX } else { STOP_MAX };
         let finished = daemon.connections.finish(limit);
+        drop(background);
         // While the store is locked: the next daemon's counters have the same name.
         remove_counters(&daemon.stats);
         let ended = if finished {

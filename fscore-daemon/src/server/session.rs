@@ -115,6 +115,16 @@ impl Mounts {
     fn get(&self, id: SessionId) -> Option<Arc<Mount>> {
         lock(&self.0).get(&id).cloned()
     }
+
+    /// Requests that the attached ones have answered.
+    pub(super) fn requests(&self) -> u64 {
+        let mounts: Vec<_> = lock(&self.0).values().cloned().collect();
+        let of = |mount: &Arc<Mount>| match &*lock(&mount.at) {
+            At::Attached(link) => link.requests(),
+            At::Away(_) | At::Gone => 0,
+        };
+        mounts.iter().map(of).sum()
+    }
 }
 
 /// The frontend of a mount that is attached.

@@ -3,8 +3,8 @@
 use super::holder::owns_directory_of;
 use super::line::{LineError, LineStream, Peer};
 use super::{
-    Answer, BranchInfo, Call, Checkpoint, Command, CommitPlan, Diff, Failure, FsckReport, Limits, Merged, MountInfo,
-    Preference, Removed, SnapshotInfo, Status, Undone, VERSION,
+    Answer, BranchInfo, Call, Checkpoint, Collected, Command, CommitPlan, Diff, Failure, FsckReport, Limits, Merged,
+    MountInfo, Preference, Removed, SnapshotInfo, Status, Undone, VERSION,
 };
 use crate::mem::sys;
 use serde::de::DeserializeOwned;
@@ -271,6 +271,11 @@ impl Client {
     /// [`Command::Fsck`].
     pub fn fsck(&mut self) -> Result<FsckReport, ClientError> {
         self.ask(Command::Fsck)
+    }
+
+    /// [`Command::Gc`].
+    pub fn gc(&mut self, branches: Vec<String>, dry_run: bool) -> Result<Collected, ClientError> {
+        self.ask(Command::Gc { branches, dry_run })
     }
 
     /// [`Command::Mounts`].

@@ -12,6 +12,7 @@ mod diff;
 pub mod door;
 pub mod escape;
 mod fsck;
+mod gc;
 pub mod holder;
 mod info;
 pub mod line;
@@ -20,21 +21,23 @@ pub mod paths;
 mod plan;
 mod quota;
 pub mod service;
+mod status;
 pub mod versions;
 
 pub use bound::{Bound, Shown};
 pub use checkpoint::Checkpoint;
 pub use diff::{Change, ChangeKind, Diff, Source};
 pub use fsck::{FsckFinding, FsckReport, FsckSeverity};
+pub use gc::{Collected, GcInfo};
 pub use info::{BranchInfo, SnapshotInfo};
 pub use merge::{Merged, Preference, Side, Undone};
 pub use plan::{PlanBody, PlanMeta, PlanObject, PlanStep, PlanWas};
 pub use quota::{Limit, Limits, QuotaInfo};
+pub use status::{Sandbox, SandboxState, Status};
 
 use crate::wire::SessionId;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use versions::Versions;
 
 /// Version of this protocol. A server refuses another one with [`ErrorCode::Version`].
 pub const VERSION: u32 = 1;
@@ -233,6 +236,16 @@ pub enum Command {
     CommitPending,
     /// Check the store while it is in use. Data: [`FsckReport`].
     Fsck,
+    /// Remove what nothing reaches, and fold frozen states that nobody refers to into what continues them. Data:
+    /// [`Collected`].
+    Gc {
+        /// Only of these branches; of all where none is named.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        branches: Vec<String>,
+        /// Only say what would go.
+        #[serde(default)]
+        dry_run: bool,
+    },
     /// Mounted sessions. Data: list of [`MountInfo`].
     Mounts,
     /// A frontend takes up, or takes up again, its session. File descriptors beside the line, in this
@@ -315,69 +328,6 @@ pub enum ErrorCode {
     Store,
     /// Anything else: a defect.
     Internal,
-}
-
-/// The daemon's state.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Status {
-    /// Process id of the daemon.
-    pub pid: i32,
-    /// Release of the daemon.
-    pub version: String,
-    /// The store directory.
-    pub store: PathBuf,
-    /// The socket.
-    pub socket: PathBuf,
-    /// Since this process was ready, in seconds.
-    pub uptime_seconds: u64,
-    /// How often the store was opened after an unclean end.
-    pub recoveries: u64,
-    /// Branches in the store.
-    pub branches: u64,
-    /// Snapshots in the store.
-    pub snapshots: u64,
-    /// Sessions attached now.
-    pub mounts: u64,
-    /// Directories below which bases may lie.
-    pub allow_base: Vec<PathBuf>,
-    /// The store refuses writes, and why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub refusing_writes: Option<String>,
-    /// File data could not be made durable, and why: syncs fail until the daemon is started again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failed_sync: Option<String>,
-    /// A service manager started it, and starts it again: no holder does.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub managed: bool,
-    /// What the daemon confined itself to.
-    #[serde(default)]
-    pub sandbox: Sandbox,
-    /// What this build speaks and stores.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub versions: Option<Versions>,
-}
-
-/// Whether a daemon has given up what it does not need.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sandbox {
-    /// How far.
-    pub state: SandboxState,
-    /// What the system could not take from it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub missing: Vec<String>,
-}
-
-/// See [`Sandbox`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SandboxState {
-    /// Everything.
-    On,
-    /// All but what is missing.
-    Partial,
-    /// Nothing: it was told so.
-    #[default]
-    Off,
 }
 
 /// What a deletion removed or would remove.

@@ -3,6 +3,7 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "tests")]
 
 mod changes;
+mod collected;
 mod damage;
 mod door;
 mod faults;
