@@ -211,7 +211,7 @@ impl Branches {
             store.commit(&batch)?;
         }
         self.collect_later(ids.iter().copied());
-        self.core.recount(ids.iter().copied())
+        Ok(())
     }
 
     /// The epochs of the views in memory.
