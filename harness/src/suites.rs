@@ -7,6 +7,7 @@ pub const SUITES: &[(&str, &str)] = &[
     ("overlay", "a branch over a base: pass-through, copy-up, whiteouts, hard links, inode numbers"),
     ("branches", "isolation, snapshots, branches of branches, restart, deletion"),
     ("cuts", "a snapshot is one point in time across files, for writes, and with --freeze for mappings"),
+    ("collecting", "gc and folding beside programs that work, and by itself; space comes back"),
     ("checkpoints", "automatic snapshots of `run`: when, how many stay, and that they disturb nobody"),
     ("quota", "limits of a branch: EDQUOT for who grows, exact after kills, true to df; a full store takes deletions"),
     ("diff_commit", "diff lists every change; commit makes the base equal to the branch, or changes nothing"),
