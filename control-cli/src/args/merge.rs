@@ -13,20 +13,22 @@ pub(crate) struct Sides {
     pub(crate) theirs: Vec<String>,
 }
 
-/// Take what a branch's parent changed meanwhile into the branch
+/// Take what a branch's parent or base changed meanwhile into the branch
 ///
-/// For a branch made from another branch or snapshot. What both changed is a conflict, unless --ours or --theirs
+/// For a branch made from another branch or snapshot, its parent. What both changed is a conflict, unless --ours or --theirs
 /// decides; with any conflict nothing is done, they are listed, and the exit code is 10. The branch must not be
 /// mounted; its parent may be. Afterwards the branch continues what the parent has now.
 ///
-/// A branch of a base directory shows the base's changes by itself. For it the conflicts are listed that a commit
-/// would have.
+/// A branch of a base directory shows the base's changes by itself. What both changed is decided: with --theirs the
+/// branch's change is dropped, so that the base shows through; with --ours it stays, and the next commit replaces
+/// what the base has now. The state before stays as a snapshot, before-refresh-N, where changes are dropped.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   agentfs refresh fix-2 --dry-run
   agentfs refresh fix-2
-  agentfs refresh fix-2 --theirs --ours=src/parser")]
+  agentfs refresh fix-2 --theirs --ours=src/parser
+  agentfs undo fix-2 --to before-refresh-1       take it back")]
 pub(crate) struct Refresh {
     /// The branch
     #[arg(value_name = "BRANCH")]

@@ -8,6 +8,7 @@ use crate::error::{CliError, Kind, Result};
 use crate::output::{count, shown};
 use serde_json::json;
 use shm_transport::control::{Command, Conflict, Merged, Preference, Side};
+use std::fmt::Write;
 
 /// Who wins where, as the daemon takes it.
 pub(super) fn preferences(sides: &Sides) -> Vec<Preference> {
@@ -35,6 +36,8 @@ pub(super) fn merge(context: &Context, branch: &str, into_parent: bool, dry_run:
         "applied": merged.applied,
         "summary": merged.changes,
         "settled": merged.settled,
+        "kept": merged.kept,
+        "snapshot": merged.snapshot,
         "conflicts": merged.conflicts,
     });
     if merged.conflicts.is_empty() {
@@ -55,7 +58,7 @@ pub(super) fn listed(conflicts: &[Conflict]) -> String {
 fn told(merged: &Merged, into_parent: bool, dry_run: bool) -> String {
     let (branch, with) = (shown(&merged.branch), shown(&merged.with));
     let (from, to) = if into_parent { (&branch, &with) } else { (&with, &branch) };
-    if !merged.applied && (!dry_run || diff::total(&merged.changes) == 0) {
+    if !merged.applied && (!dry_run || (diff::total(&merged.changes) == 0 && merged.kept == 0)) {
         return format!("nothing to do: {from} has no changes that {to} lacks\n");
     }
     let verb = match (into_parent, dry_run) {
@@ -64,7 +67,19 @@ fn told(merged: &Merged, into_parent: bool, dry_run: bool) -> String {
         (false, true) => "would take",
         (false, false) => "took",
     };
-    let mut text = format!("{verb} {from} into {to}: {}\n", diff::counts(&merged.changes));
+    let mut text = if diff::total(&merged.changes) == 0 {
+        String::new()
+    } else {
+        format!("{verb} {from} into {to}: {}\n", diff::counts(&merged.changes))
+    };
+    if merged.kept > 0 {
+        let keeps = if dry_run { "would keep" } else { "kept" };
+        let paths = count(merged.kept, "path", "paths");
+        writeln!(text, "{keeps} the branch's at {paths} that changed in {with}: the next commit replaces them").ok();
+    }
+    if let Some(snapshot) = &merged.snapshot {
+        writeln!(text, "the state before is {branch}@{snapshot}").ok();
+    }
     if dry_run {
         merged.changes.changes.iter().for_each(|change| text.push_str(&diff::line(change)));
     }

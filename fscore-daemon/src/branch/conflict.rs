@@ -5,11 +5,12 @@
 
 use super::diff::{Comparison, Entry, shown};
 use super::merge::Preferences;
-use super::paths::{Path, Tree, join, split};
+use super::paths::{Path, Tree, join, scan, split};
+use super::refresh::Known;
 use crate::core::error::{FsError, FsResult};
 use crate::core::ids::{BranchId, EpochId, ObjectId};
 use crate::core::keys;
-use crate::core::record::{BaseIdentity, Body, BranchRecord, EpochRecord};
+use crate::core::record::{BaseIdentity, Body, BranchRecord, DirentRecord, EpochRecord};
 use crate::core::view::View;
 use shm_transport::control::{ChangeKind, Conflict, Side};
 use shm_transport::wire::FileKind;
@@ -36,6 +37,8 @@ pub(super) struct Preimages<'a> {
     owners: HashMap<EpochId, BranchId>,
     /// The view's branch, and those it was made from, nearest first.
     lineage: Vec<BranchId>,
+    /// Epochs of the view from which on others count, nearest first.
+    renewed: Vec<EpochId>,
 }
 
 impl<'a> Preimages<'a> {
@@ -57,31 +60,78 @@ impl<'a> Preimages<'a> {
                 _ => break,
             }
         }
-        Ok(Self { view, owners, lineage })
+        let renews = |epoch: &EpochId| {
+            [b'p', b'q'].into_iter().any(|letter| {
+                let prefix = keys::prefix(letter, &[epoch.0]);
+                let mut found = false;
+                view.store.scan(&prefix, &mut |key, _| {
+                    found = key.starts_with(&prefix);
+                    false
+                });
+                found
+            })
+        };
+        let renewed = view.chain.iter().copied().filter(renews).collect();
+        Ok(Self { view, owners, lineage, renewed })
     }
 
-    /// The value recorded by the branch that made the oldest change; where that is gone (the branch was
-    /// committed meanwhile), by the nearest that has one.
-    fn find(&self, record: impl Fn(EpochId) -> Vec<u8>, preimage: impl Fn(BranchId) -> Vec<u8>) -> Option<Vec<u8>> {
+    /// The value that counts from the nearest epoch on. Else the one recorded by the branch that made the oldest change;
+    /// where that is gone (the branch was committed meanwhile), by the nearest that has one.
+    fn find(
+        &self,
+        record: impl Fn(EpochId) -> Vec<u8>,
+        preimage: impl Fn(BranchId) -> Vec<u8>,
+        renewed: impl Fn(EpochId) -> Vec<u8>,
+    ) -> Option<Vec<u8>> {
         let store = &self.view.store;
+        if let Some(found) = self.renewed.iter().find_map(|epoch| store.get(&renewed(*epoch))) {
+            return Some(found);
+        }
         let oldest = self.view.chain.iter().rev().find(|e| store.get(&record(**e)).is_some());
         let owner = oldest.and_then(|e| self.owners.get(e)).copied();
         owner.into_iter().chain(self.lineage.iter().copied()).find_map(|branch| store.get(&preimage(branch)))
     }
 
+    /// Everything that counts from an epoch of the view on.
+    pub(super) fn renewed(&self) -> FsResult<Known> {
+        let mut known = Known::default();
+        let store = self.view.store.as_ref();
+        // The nearest come last, and stay.
+        for epoch in self.renewed.iter().rev() {
+            let objects = scan(store, &keys::prefix(b'p', &[epoch.0]), |key, value| {
+                Some((ObjectId(keys::number(key, 1)?), value.to_vec()))
+            })?;
+            known.objects.extend(objects);
+            let names = scan(store, &keys::prefix(b'q', &[epoch.0]), |key, value| {
+                Some(((ObjectId(keys::number(key, 1)?), keys::tail(key, 2)?.to_vec()), value.to_vec()))
+            })?;
+            known.names.extend(names);
+        }
+        Ok(known)
+    }
+
     /// As recorded, of an object.
     pub(super) fn object_bytes(&self, object: ObjectId) -> Option<Vec<u8>> {
-        self.find(|e| keys::object(object, e), |b| keys::preimage(b, object))
+        self.find(|e| keys::object(object, e), |b| keys::preimage(b, object), |e| keys::renewed_preimage(e, object))
     }
 
     /// As recorded, of a name.
     pub(super) fn name_bytes(&self, dir: ObjectId, name: &[u8]) -> Option<Vec<u8>> {
-        self.find(|e| keys::dirent(dir, e, name), |b| keys::prename(b, dir, name))
+        self.find(
+            |e| keys::dirent(dir, e, name),
+            |b| keys::prename(b, dir, name),
+            |e| keys::renewed_prename(e, dir, name),
+        )
     }
 
     fn object(&self, object: ObjectId) -> FsResult<Option<BaseIdentity>> {
-        let found = self.object_bytes(object);
+        let found = self.object_bytes(object).filter(|bytes| !bytes.is_empty());
         Ok(found.map(|bytes| BaseIdentity::decode(&bytes)).transpose()?)
+    }
+
+    /// Whether the branch knows that the base has lost an object.
+    fn is_known_gone(&self, object: ObjectId) -> bool {
+        self.object_bytes(object).is_some_and(|bytes| bytes.is_empty())
     }
 
     fn name(&self, dir: ObjectId, name: &[u8]) -> FsResult<Was> {
@@ -106,29 +156,76 @@ pub(super) fn conflicts(comparison: &mut Comparison<'_>) -> FsResult<Conflicts> 
     for (path, entry) in &comparison.entries {
         match judge(&mut comparison.tree, &preimages, path, entry)? {
             Some(_) if entry.time_only => drop(comparison.settled.insert(path.clone())),
-            Some(reason) => drop(found.insert(path.clone(), reason)),
+            Some(reason) => {
+                found.insert(path.clone(), reason);
+                if was_here(&mut comparison.tree, &preimages, path, entry)? {
+                    comparison.at_home.insert(path.clone());
+                }
+            }
             None => {}
         }
     }
     for path in &comparison.settled {
         comparison.entries.remove(path);
     }
-    let mut homeless = BTreeSet::new();
+    let mut homeless: BTreeMap<Path, BTreeSet<ObjectId>> = BTreeMap::new();
     for &object in &comparison.changed.objects {
         if let Some((path, reason)) = lost(&mut comparison.tree, object)? {
-            homeless.insert(path.clone());
+            homeless.entry(path.clone()).or_default().insert(object);
             found.entry(path).or_insert(reason);
         }
     }
-    Ok(Conflicts { found, homeless })
+    Ok(Conflicts { found, homeless, ours: BTreeSet::new() })
+}
+
+/// Paths at which the base changed to exactly what the branch has.
+pub(super) fn agreed(comparison: &mut Comparison<'_>) -> FsResult<BTreeSet<Path>> {
+    let preimages = Preimages::of(comparison.tree.view)?;
+    let mut agreed = BTreeSet::new();
+    for (path, entry) in &comparison.same {
+        // What the branch shows of the base by itself.
+        let view = comparison.tree.view;
+        if let (Some(object), Some(stat)) = (entry.branch, entry.base)
+            && object == stat.object
+            && view.object(object)?.is_none()
+            && view.xattrs(object)?.is_none()
+        {
+            continue;
+        }
+        if judge(&mut comparison.tree, &preimages, path, entry)?.is_some() {
+            agreed.insert(path.clone());
+        }
+    }
+    // What neither has any more.
+    for (dir, name) in &comparison.changed.names {
+        let gone = comparison.tree.child(*dir, name)?.is_none() && comparison.tree.base_child(*dir, name)?.is_none();
+        if gone
+            && matches!(preimages.name(*dir, name)?, Was::Object(_))
+            && let Some(above) = comparison.tree.directory(*dir)?
+        {
+            agreed.insert(join(&above, name));
+        }
+    }
+    Ok(agreed)
+}
+
+/// Whether the branch has at a path the base's object that the base had there then.
+fn was_here(tree: &mut Tree<'_>, preimages: &Preimages<'_>, path: &[u8], entry: &Entry) -> FsResult<bool> {
+    let (above, name) = split(path);
+    let (Some(object), false, Some(dir)) = (entry.branch, path.is_empty(), tree.directories(above)?.1) else {
+        return Ok(false);
+    };
+    Ok(matches!(preimages.name(dir, name)?, Was::Object(was) if was == object))
 }
 
 /// What both sides changed.
 #[derive(Debug)]
 pub(super) struct Conflicts {
-    found: BTreeMap<Path, &'static str>,
-    /// Paths of changes that the branch has no place for any more.
-    homeless: BTreeSet<Path>,
+    pub(super) found: BTreeMap<Path, &'static str>,
+    /// Changes that the branch has no place for any more, by where they were.
+    pub(super) homeless: BTreeMap<Path, BTreeSet<ObjectId>>,
+    /// Paths at which the branch wins.
+    pub(super) ours: BTreeSet<Path>,
 }
 
 impl Conflicts {
@@ -137,12 +234,14 @@ impl Conflicts {
         let mut left = BTreeMap::new();
         for (path, reason) in std::mem::take(&mut self.found) {
             let done = match preferences.of(&path) {
-                Some(Side::Ours) => !self.homeless.contains(&path) && comparison.has_content(&path)?,
+                Some(Side::Ours) => !self.homeless.contains_key(&path) && comparison.has_content(&path)?,
                 Some(Side::Theirs) => comparison.keep(&path),
                 None => false,
             };
             if !done {
                 left.insert(path, reason);
+            } else if preferences.of(&path) == Some(Side::Ours) {
+                self.ours.insert(path);
             }
         }
         self.found = left;
@@ -177,7 +276,7 @@ fn judge(tree: &mut Tree<'_>, preimages: &Preimages<'_>, path: &[u8], entry: &En
                 Some(then) if differs(&then, &now.identity()) => Some(BOTH_MODIFIED),
                 _ => None,
             },
-            Err(FsError::Stale | FsError::NotFound) => Some(DELETED_THERE),
+            Err(FsError::Stale | FsError::NotFound) => (!preimages.is_known_gone(object)).then_some(DELETED_THERE),
             Err(e) => return Err(e),
         });
     };
@@ -231,9 +330,18 @@ fn lost(tree: &mut Tree<'_>, object: ObjectId) -> FsResult<Option<(Path, &'stati
     }
     expected.extend(tree.locators(object));
     for (dir, name) in expected {
-        if tree.view.dirent(dir, &name)?.is_none() {
+        let expected = match tree.view.dirent(dir, &name)?.map(|v| v.value) {
+            None => true,
+            // The name is its own, and nothing leads to the directory any more.
+            Some(DirentRecord::Entry { object: to, .. }) => to == object,
+            Some(DirentRecord::Whiteout) => false,
+        };
+        if expected {
             let reason = if tree.base_child(dir, &name)?.is_some() { BOTH_MODIFIED } else { DELETED_THERE };
-            let above = tree.directory(dir)?.unwrap_or_default();
+            let above = match tree.directory(dir)? {
+                Some(above) => above,
+                None => tree.expected(dir),
+            };
             return Ok(Some((join(&above, &name), reason)));
         }
     }

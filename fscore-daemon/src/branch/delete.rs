@@ -339,6 +339,11 @@ impl Branches {
                 store.commit(&batch)?;
             }
         }
+        for &epoch in epochs {
+            for letter in [b'p', b'q'] {
+                self.remove_keys(&keys::prefix(letter, &[epoch.0]))?;
+            }
+        }
         let mut batch = reclaiming();
         for &epoch in epochs {
             batch.delete(keys::epoch(epoch));

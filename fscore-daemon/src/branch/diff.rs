@@ -37,8 +37,12 @@ pub(super) struct Comparison<'a> {
     pub(super) entries: BTreeMap<Path, Entry>,
     /// Names at which both sides came to the same but for the time: the base's stays.
     pub(super) settled: BTreeSet<Path>,
+    /// Changed on the branch, and the same in the base now.
+    pub(super) same: BTreeMap<Path, Entry>,
+    /// Conflicts at which the branch has the object that the base had there.
+    pub(super) at_home: BTreeSet<Path>,
     /// Paths at which the base's stays although the branch has something else; with what is below, or not.
-    kept: BTreeMap<Path, bool>,
+    pub(super) kept: BTreeMap<Path, bool>,
 }
 
 impl<'a> Comparison<'a> {
@@ -46,8 +50,16 @@ impl<'a> Comparison<'a> {
     pub(super) fn run(view: &'a View, contents: &'a Contents, changed: &'a Changed) -> FsResult<Self> {
         links::note(view, contents, changed)?;
         let tree = Tree::new(view, changed)?;
-        let mut it =
-            Self { tree, contents, changed, entries: BTreeMap::new(), settled: BTreeSet::new(), kept: BTreeMap::new() };
+        let mut it = Self {
+            tree,
+            contents,
+            changed,
+            entries: BTreeMap::new(),
+            settled: BTreeSet::new(),
+            same: BTreeMap::new(),
+            at_home: BTreeSet::new(),
+            kept: BTreeMap::new(),
+        };
         let mut paths = BTreeSet::new();
         for (dir, name) in &changed.names {
             if let Some(path) = it.tree.directory(*dir)? {
@@ -92,7 +104,7 @@ impl<'a> Comparison<'a> {
         let came = |entry: &Entry| {
             entry.branch.is_some_and(|o| o.is_base() && entry.base.as_ref().is_none_or(|stat| stat.object != o))
         };
-        if self.entries.iter().any(|(at, entry)| within(at) && came(entry)) {
+        if self.entries.iter().any(|(at, entry)| within(at) && came(entry) && !self.at_home.contains(at)) {
             return false;
         }
         let both_directories = self.entries.get(path).is_none_or(|entry| {
@@ -186,12 +198,13 @@ impl<'a> Comparison<'a> {
                     {
                         let base = self.base_facts(stat)?;
                         let same = self.same(&facts, &base)?;
-                        if same.whole() {
-                            return Ok(());
-                        }
                         entry.kind = ChangeKind::Modified;
                         entry.metadata_only = same.content;
                         entry.time_only = same.but_for_time();
+                        if same.whole() {
+                            self.same.insert(path, entry);
+                            return Ok(());
+                        }
                     }
                 }
                 // A moved file whose content the base has lost: told as a conflict.

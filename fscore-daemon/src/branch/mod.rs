@@ -19,6 +19,7 @@
 //! mark        what a command from a mount leaves so that it is done once
 //! merge       what a branch and its parent changed, taken together
 //! quota       limits of branches
+//! refresh     what a base has meanwhile, taken into a branch of it
 //! links       names of changed hard links that nobody looked up
 //! info        answers and failures
 //! ```
@@ -48,6 +49,7 @@ mod merge;
 mod paths;
 mod plan;
 mod quota;
+mod refresh;
 mod snapshot;
 
 pub use collect::Step;

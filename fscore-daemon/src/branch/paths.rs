@@ -216,6 +216,18 @@ impl<'a> Tree<'a> {
         Ok(None)
     }
 
+    /// The path at which a directory was last seen, for what no path leads to any more.
+    pub(super) fn expected(&self, dir: ObjectId) -> Path {
+        let (mut names, mut at) = (Vec::new(), dir);
+        while let Some((parent, name)) = self.locators(at).into_iter().next()
+            && names.len() < DEPTH_MAX
+        {
+            names.push(name);
+            at = parent;
+        }
+        names.iter().rev().fold(Vec::new(), |path, name| join(&path, name))
+    }
+
     fn base_parent(&self, dir: ObjectId) -> FsResult<Option<Name>> {
         for (parent, name) in self.locators(dir) {
             if self.base_child(parent, &name)?.is_some_and(|s| s.object == dir) {

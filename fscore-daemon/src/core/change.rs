@@ -86,24 +86,31 @@ impl Change {
         self.batch.delete(keys::orphan(self.branch, object));
     }
 
-    /// Records what a base object was, unless that was done before.
+    /// Records what a base object was before the view's first change of it. What is known of an earlier change, that
+    /// the view went back from, stays for the states that have it.
     pub fn preimage(&mut self, store: &dyn Store, object: ObjectId, identity: &BaseIdentity) {
-        let key = keys::preimage(self.branch, object);
-        if store.get(&key).is_none() {
-            self.batch.put(key, identity.encode());
+        let now = identity.encode();
+        let renewed = keys::renewed_preimage(self.epoch, object);
+        match store.get(&renewed).or_else(|| store.get(&keys::preimage(self.branch, object))) {
+            None => self.batch.put(keys::preimage(self.branch, object), now),
+            Some(known) if known != now => self.batch.put(renewed, now),
+            Some(_) => {}
         }
     }
 
-    /// Whether it is recorded which base object a name led to.
-    pub fn has_prename(&self, store: &dyn Store, dir: ObjectId, name: &[u8]) -> bool {
-        store.get(&keys::prename(self.branch, dir, name)).is_some()
+    /// Which base object a name led to at its first change, as recorded (0 for none).
+    pub fn known_prename(&self, store: &dyn Store, dir: ObjectId, name: &[u8]) -> Option<Vec<u8>> {
+        let renewed = keys::renewed_prename(self.epoch, dir, name);
+        store.get(&renewed).or_else(|| store.get(&keys::prename(self.branch, dir, name)))
     }
 
-    /// Records which base object a name led to, unless that was done before.
+    /// Records which base object a name led to before the view's first change of it; as [`Self::preimage`].
     pub fn prename(&mut self, store: &dyn Store, dir: ObjectId, name: &[u8], object: Option<ObjectId>) {
-        if !self.has_prename(store, dir, name) {
-            let key = keys::prename(self.branch, dir, name);
-            self.batch.put(key, object.map_or(0, |o| o.0).to_le_bytes());
+        let now = object.map_or(0, |o| o.0).to_le_bytes();
+        match self.known_prename(store, dir, name) {
+            None => self.batch.put(keys::prename(self.branch, dir, name), now),
+            Some(known) if known != now => self.batch.put(keys::renewed_prename(self.epoch, dir, name), now),
+            Some(_) => {}
         }
     }
 

@@ -185,9 +185,13 @@ impl<'a> Edit<'a> {
         }
     }
 
-    /// Keeps what the base has at a name that changes for the first time.
+    /// Keeps what the base has at a name that the view changes for the first time.
     fn note_base_name(&mut self, dir: ObjectId, name: &[u8]) -> FsResult<()> {
-        if self.view.base_of(dir).is_some() && !self.change.has_prename(self.core.store.as_ref(), dir, name) {
+        if self.view.base_of(dir).is_none() {
+            return Ok(());
+        }
+        let known = self.change.known_prename(self.core.store.as_ref(), dir, name).is_some();
+        if !known || self.view.dirent(dir, name)?.is_none() {
             let found = self.base_name(dir, name)?.map(|s| s.object);
             self.change.prename(self.core.store.as_ref(), dir, name, found);
         }

@@ -107,6 +107,14 @@ pub fn preimage(branch: BranchId, object: ObjectId) -> Vec<u8> {
 pub fn prename(branch: BranchId, dir: ObjectId, name: &[u8]) -> Vec<u8> {
     key(b'Q', &[branch.0, dir.0], name)
 }
+/// `p epoch object` → as of `P`, or empty where the base has the object no more: what counts from this epoch on.
+pub fn renewed_preimage(epoch: EpochId, object: ObjectId) -> Vec<u8> {
+    key(b'p', &[epoch.0, object.0], &[])
+}
+/// `q epoch dir name` → as of `Q`: what counts from this epoch on.
+pub fn renewed_prename(epoch: EpochId, dir: ObjectId, name: &[u8]) -> Vec<u8> {
+    key(b'q', &[epoch.0, dir.0], name)
+}
 /// `R session slot` → [`super::record::ReplyRecord`].
 pub fn reply(session: SessionId, slot: SlotIndex) -> Vec<u8> {
     key(b'R', &[session.0, u64::from(slot.0)], &[])

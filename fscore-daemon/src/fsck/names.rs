@@ -100,13 +100,15 @@ impl<'a> Judge<'a, '_> {
     fn run(&mut self, changed: &Changed<'a>) {
         let Some((_, branch)) = self.tables.branch_of(self.epoch) else { return };
         let (root, based) = (branch.root, branch.base.is_some());
+        // Only a head is committed. A commit forgets what the base had before, for snapshots of then as well.
+        let committed = based && self.tables.branches.values().any(|b| self.tables.inherits(b.head, self.epoch));
         let mut dirs: BTreeSet<ObjectId> = BTreeSet::new();
         for (dir, name) in &changed.names {
             dirs.insert(*dir);
             if let Some(DirentRecord::Entry { object, kind }) = self.tables.dirent(*dir, name, self.epoch) {
                 self.entry((*dir, name), object, kind, based);
             }
-            if based && dir.is_base() && !self.has_prename(*dir, name) {
+            if committed && dir.is_base() && !self.has_prename(*dir, name) {
                 let message = "what the base had at this name is not recorded: a commit would be refused";
                 self.tell("preimage-missing", &keys::dirent(*dir, self.epoch, name), message, *dir);
             }
@@ -138,7 +140,7 @@ impl<'a> Judge<'a, '_> {
             if !matches!(record.body, Body::Directory { .. }) && !object.is_base() {
                 self.links(*object, record);
             }
-            if based && object.is_base() && !self.has_preimage(*object) {
+            if committed && object.is_base() && !self.has_preimage(*object) {
                 let message = "what the base had is not recorded: a commit would be refused";
                 self.tell("preimage-missing", &keys::object(*object, self.epoch), message, *object);
             }
@@ -348,11 +350,17 @@ impl<'a> Judge<'a, '_> {
     }
 
     fn has_preimage(&self, object: ObjectId) -> bool {
-        self.lineage(|branch| self.tables.preimages.contains(&(branch, object)))
+        self.inherits_one(self.tables.renewed.get(&object))
+            || self.lineage(|branch| self.tables.preimages.contains(&(branch, object)))
     }
 
     fn has_prename(&self, dir: ObjectId, name: &[u8]) -> bool {
-        self.lineage(|branch| self.tables.prenames.contains(&(branch, dir, name.to_vec())))
+        self.inherits_one(self.tables.renewed_names.get(&(dir, name.to_vec())))
+            || self.lineage(|branch| self.tables.prenames.contains(&(branch, dir, name.to_vec())))
+    }
+
+    fn inherits_one(&self, epochs: Option<&BTreeSet<EpochId>>) -> bool {
+        epochs.is_some_and(|epochs| epochs.iter().any(|epoch| self.tables.inherits(self.epoch, *epoch)))
     }
 }
 

@@ -39,6 +39,9 @@ pub(super) struct Tables {
     pub(super) orphans: BTreeSet<(BranchId, ObjectId)>,
     pub(super) preimages: BTreeSet<(BranchId, ObjectId)>,
     pub(super) prenames: BTreeSet<(BranchId, ObjectId, Vec<u8>)>,
+    /// Pre-images that count from an epoch on.
+    pub(super) renewed: BTreeMap<ObjectId, BTreeSet<EpochId>>,
+    pub(super) renewed_names: BTreeMap<(ObjectId, Vec<u8>), BTreeSet<EpochId>>,
     /// Keys that name a base.
     pub(super) of_bases: Vec<(BaseId, Vec<u8>)>,
     pub(super) meta: BTreeMap<String, Vec<u8>>,
@@ -76,7 +79,7 @@ impl Tables {
         store.scan(&[], &mut |key, value| {
             tables.records += 1;
             let letter = key.first().copied().unwrap_or_default();
-            if !b"ABCDEFJKLMNOPQRSUVWXY".contains(&letter) {
+            if !b"ABCDEFJKLMNOPQRSUVWXYpq".contains(&letter) {
                 let message = "a key of a kind that this release does not know";
                 found.push(Finding::new("unknown-key", Severity::Error, shown_key(key), message));
             } else if tables.take(letter, key, value).is_none() {
@@ -170,6 +173,18 @@ impl Tables {
             b'Q' => {
                 (value.len() == 8).then_some(())?;
                 self.prenames.insert((BranchId(number(0)?), ObjectId(number(1)?), name(2)?.to_vec()));
+            }
+            b'p' => {
+                exact(2)?;
+                if !value.is_empty() {
+                    BaseIdentity::decode(value).ok()?;
+                }
+                self.renewed.entry(ObjectId(number(1)?)).or_default().insert(EpochId(number(0)?));
+            }
+            b'q' => {
+                (value.len() == 8).then_some(())?;
+                let name = (ObjectId(number(1)?), name(2)?.to_vec());
+                self.renewed_names.entry(name).or_default().insert(EpochId(number(0)?));
             }
             b'R' => {
                 exact(2)?;

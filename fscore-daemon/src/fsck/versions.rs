@@ -160,6 +160,17 @@ pub(super) fn check_belongings(tables: &Tables, found: &mut Vec<Finding>) {
             stale("preimage-stale", keys::prename(*branch, *dir, name), "it is of a branch that is gone");
         }
     }
+    let gone = |epoch: &&EpochId| !tables.epochs.contains_key(epoch);
+    for (object, epochs) in &tables.renewed {
+        for epoch in epochs.iter().filter(gone) {
+            stale("preimage-stale", keys::renewed_preimage(*epoch, *object), "it is of an epoch that is gone");
+        }
+    }
+    for ((dir, name), epochs) in &tables.renewed_names {
+        for epoch in epochs.iter().filter(gone) {
+            stale("preimage-stale", keys::renewed_prename(*epoch, *dir, name), "it is of an epoch that is gone");
+        }
+    }
     for (branch, object) in &tables.orphans {
         if !tables.has_mark(*branch) && !is_orphan(tables, *branch, *object) {
             let message = "marked as without a name, and has one, or is gone";

@@ -38,6 +38,12 @@ pub struct Merged {
     /// Paths at which both had come to the same.
     #[serde(default)]
     pub settled: u64,
+    /// Paths at which the branch's was kept over what its base directory has now.
+    #[serde(default)]
+    pub kept: u64,
+    /// The snapshot of the branch's state before, where changes of it were dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
 }
 
 /// What was taken back.

@@ -3,11 +3,10 @@
 
 use super::super::answer::{Asked, answer};
 use super::super::between::{Between, changed_between};
-use super::super::conflict::conflicts;
 use super::super::delete::{mark_committed, mark_reclaiming};
-use super::super::diff::{Comparison, shown};
+use super::super::diff::shown;
 use super::super::info::{fail, fail_branch, refuse, refuse_mounted};
-use super::super::paths::{Changed, changed_in};
+use super::super::paths::changed_in;
 use super::super::{Branches, commit::cut};
 use super::{Merge, Preferences};
 use crate::core::error::FsResult;
@@ -53,7 +52,7 @@ impl Branches {
                     .hint(format!("`agentfs commit {name}` takes its changes into its base directory"))
                     .done())
             } else {
-                self.refresh_from_base(id, request)
+                self.refresh_from_base(id, request, &preferences)
             };
         };
         let parent_record = self.record(parent)?;
@@ -81,6 +80,8 @@ impl Branches {
             changes: Diff::default(),
             conflicts: Vec::new(),
             settled: 0,
+            kept: 0,
+            snapshot: None,
         };
         let failed = |e| fail_branch(name, e);
         let mut merge = Merge::run((&fork, &ours, &theirs), &self.core.contents, &preferences).map_err(failed)?;
@@ -130,7 +131,7 @@ impl Branches {
         let mut batch = if merge.is_empty() {
             Batch::default()
         } else {
-            merge.records(&self.core, &view, into_parent).map_err(|e| fail_branch(name, e))?
+            merge.records(&self.core, &view).map_err(|e| fail_branch(name, e))?
         };
         batch.put(keys::epoch(result), EpochRecord { parent: continued, branch: owner }.encode());
         let mut head = |of: BranchId, record: &BranchRecord, from: Option<(BranchId, EpochId)>| {
@@ -176,29 +177,6 @@ impl Branches {
             &self.core.contents,
             &Asked { of: "", against: None, limit: u32::MAX, skip: 0, sources: false },
         )
-    }
-
-    /// A branch of a base follows it: what it did not change is the base's. What both changed is told.
-    fn refresh_from_base(&self, id: BranchId, request: &Request<'_>) -> Result<Merged, Failure> {
-        let name = request.branch;
-        let view = self.loaded(id)?.view().clone();
-        let Some(base) = view.base.clone() else {
-            return Err(refuse(ErrorCode::Usage, format!("branch {name} has neither a parent nor a base"))
-                .hint("there is nothing that it could follow")
-                .done());
-        };
-        let failed = |e| fail_branch(name, e);
-        let changed = Changed::of(&view).map_err(failed)?;
-        let mut comparison = Comparison::run(&view, &self.core.contents, &changed).map_err(failed)?;
-        let conflicts = cut(conflicts(&mut comparison).map_err(failed)?.told());
-        Ok(Merged {
-            branch: name.to_owned(),
-            with: shm_transport::control::escape::escape(&base.record.path),
-            applied: false,
-            changes: Diff::default(),
-            conflicts,
-            settled: comparison.settled.len() as u64,
-        })
     }
 }
 

@@ -11,7 +11,7 @@ use crate::core::state::Core;
 use crate::core::view::View;
 use crate::store::Batch;
 use shm_transport::wire::FileKind;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A name whose meaning changes.
 struct Turn {
@@ -22,9 +22,8 @@ struct Turn {
 }
 
 impl Merge<'_> {
-    /// The records of an epoch `result` that continues theirs. `heirs` says that the branch of the result is to have
-    /// the pre-images of ours.
-    pub(super) fn records(&mut self, core: &Core, result: &View, heirs: bool) -> FsResult<Batch> {
+    /// The records of an epoch `result` that continues theirs.
+    pub(super) fn records(&mut self, core: &Core, result: &View) -> FsResult<Batch> {
         let mut turns = Vec::new();
         for ((dir, name), after) in &self.names {
             let before = self.theirs.child(*dir, name)?;
@@ -81,9 +80,7 @@ impl Merge<'_> {
             }
         }
         let mut batch = edit.into_change().batch;
-        if heirs {
-            self.hand_over(result, &mut batch)?;
-        }
+        self.hand_over(result, &mut batch)?;
         Ok(batch)
     }
 
@@ -150,35 +147,41 @@ impl Merge<'_> {
         Ok(())
     }
 
-    /// What the base was when ours first changed it: from now on the parent's to know.
+    /// What the base was when ours first changed something is what counts for the result, and not what it is now.
     fn hand_over(&self, result: &View, batch: &mut Batch) -> FsResult<()> {
-        let ours = Preimages::of(self.ours.view)?;
-        let (theirs, store) = (self.theirs.view, result.store.as_ref());
-        let head = result.head();
-        let mut known = Vec::new();
-        let changes: Vec<Vec<u8>> = batch.changes.iter().map(|(key, _)| key.clone()).collect();
-        for key in changes {
+        let preimages = Preimages::of(self.ours.view)?;
+        let (ours, theirs, store) = (self.ours.view, self.theirs.view, result.store.as_ref());
+        let (branch, head) = (result.branch, result.head());
+        let mut handed = Vec::new();
+        for (key, _) in &batch.changes {
             match key.first() {
-                Some(b'O') if keys::number(&key, 1) == Some(head.0) => {
-                    let Some(object) = keys::number(&key, 0).map(ObjectId).filter(|o| o.is_base()) else { continue };
-                    if theirs.object(object)?.is_none() && store.get(&keys::preimage(result.branch, object)).is_none() {
-                        known.push((keys::preimage(result.branch, object), ours.object_bytes(object)));
+                Some(b'O') if keys::number(key, 1) == Some(head.0) => {
+                    let Some(object) = keys::number(key, 0).map(ObjectId).filter(|o| o.is_base()) else { continue };
+                    if theirs.object(object)?.is_none() && ours.object(object)?.is_some() {
+                        let places = (keys::preimage(branch, object), keys::renewed_preimage(head, object));
+                        handed.push((places, preimages.object_bytes(object)));
                     }
                 }
-                Some(b'D') if keys::number(&key, 1) == Some(head.0) => {
-                    let Some(dir) = keys::number(&key, 0).map(ObjectId).filter(|o| o.is_base()) else { continue };
-                    let name = keys::tail(&key, 2).unwrap_or_default();
-                    let own = keys::prename(result.branch, dir, name);
-                    if theirs.dirent(dir, name)?.is_none() && store.get(&own).is_none() {
-                        known.push((own, ours.name_bytes(dir, name)));
+                Some(b'D') if keys::number(key, 1) == Some(head.0) => {
+                    let Some(dir) = keys::number(key, 0).map(ObjectId).filter(|o| o.is_base()) else { continue };
+                    let name = keys::tail(key, 2).unwrap_or_default();
+                    if theirs.dirent(dir, name)?.is_none() && ours.dirent(dir, name)?.is_some() {
+                        let places = (keys::prename(branch, dir, name), keys::renewed_prename(head, dir, name));
+                        handed.push((places, preimages.name_bytes(dir, name)));
                     }
                 }
                 _ => {}
             }
         }
-        for (key, value) in known {
-            if let Some(value) = value {
-                batch.put(key, value);
+        let replaced: BTreeSet<&Vec<u8>> = handed.iter().flat_map(|((own, renewed), _)| [own, renewed]).collect();
+        batch.changes.retain(|(key, _)| !replaced.contains(key));
+        for ((own, renewed), value) in &handed {
+            // Without one it is not known, which is a conflict when it is committed.
+            let Some(value) = value else { continue };
+            match store.get(own) {
+                None => batch.put(own.as_slice(), value.as_slice()),
+                Some(known) if known != *value => batch.put(renewed.as_slice(), value.as_slice()),
+                Some(_) => {}
             }
         }
         Ok(())

@@ -87,7 +87,7 @@ impl Branches {
         if request.dry_run || is_empty(&undone.changes) {
             return Ok(undone);
         }
-        let snapshot = self.free_name(id)?;
+        let snapshot = self.free_name(id, "before-undo-")?;
         let created = self.core.clock.now();
         let mut batch = Batch::default();
         let continued = if paths.is_empty() {
@@ -96,7 +96,7 @@ impl Branches {
             let result = self.core.new_epoch().map_err(fail)?;
             let chain = [result].iter().chain(now.chain.iter()).copied().collect();
             let on = View { chain, ..now.clone() };
-            batch = merge.records(&self.core, &on, false).map_err(failed)?;
+            batch = merge.records(&self.core, &on).map_err(failed)?;
             batch.put(keys::epoch(result), EpochRecord { parent: Some(now.head()), branch: id }.encode());
             Some(result)
         };
@@ -206,10 +206,10 @@ impl Branches {
     }
 
     /// A name for the snapshot of the state that is left.
-    fn free_name(&self, id: BranchId) -> Result<String, Failure> {
+    pub(in super::super) fn free_name(&self, id: BranchId, prefix: &str) -> Result<String, Failure> {
         let taken = self.snapshots_of(id)?;
-        let numbers = taken.iter().filter_map(|(name, _)| name.strip_prefix("before-undo-")?.parse::<u64>().ok());
-        Ok(format!("before-undo-{}", numbers.max().unwrap_or(0) + 1))
+        let numbers = taken.iter().filter_map(|(name, _)| name.strip_prefix(prefix)?.parse::<u64>().ok());
+        Ok(format!("{prefix}{}", numbers.max().unwrap_or(0) + 1))
     }
 }
 
