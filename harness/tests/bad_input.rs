@@ -106,6 +106,38 @@ fn a_git_file_that_points_outside_is_told() {
 }
 
 #[test]
+fn what_git_borrows_and_submodules_outside_are_told() {
+    let Some(world) = World::start("what_git_borrows") else { return };
+    let lender = world.base("lender");
+    world.program(&lender, "git", &["init", "-q", "-b", "main"]);
+    std::fs::write(lender.join("f"), "f").unwrap();
+    world.program(&lender, "git", &["add", "."]);
+    world.program(&lender, "git", &["commit", "-q", "-m", "first"]);
+    let borrower = world.dir().join("host/borrower");
+    world.program(world.dir(), "git", &["clone", "-q", "--shared", text(&lender), text(&borrower)]);
+    // A submodule as git makes it: its repository is in the base.
+    let allow = ["-c", "protocol.file.allow=always"];
+    world.program(&borrower, "git", &[&allow[..], &["submodule", "add", "-q", text(&lender), "sub"]].concat());
+    world.program(&borrower, "git", &["commit", "-q", "-m", "with a submodule"]);
+    let out = world.cli(&["branch", "create", "b", "--base", text(&borrower)]);
+    assert!(out.says(text(&lender.join(".git/objects"))) && out.says("not part of the branch"), "{out}");
+    assert!(!out.says("sub/.git") && !out.says("the repository of"), "{out}");
+    // git works in it, on the branch and nowhere else.
+    let before = Tree::of(&borrower, Columns::UNTOUCHED);
+    let script =
+        "cd sub && echo more >>f && git commit -q -a -m more && cd .. && git add sub && git commit -q -m moved";
+    let out = world.cli(&["run", "--base", text(&borrower), "--branch", "r", "--", "sh", "-c", script]);
+    assert!(out.says("not part of the branch"), "told by run as well: {out}");
+    before.assert_same(&Tree::of(&borrower, Columns::UNTOUCHED), "the borrower");
+    // One whose repository is somewhere else.
+    let away = world.dir().join("host/away");
+    sys::rename(&borrower.join(".git/modules/sub"), &away).unwrap();
+    std::fs::write(borrower.join("sub/.git"), format!("gitdir: {}\n", away.display())).unwrap();
+    let out = world.cli(&["branch", "create", "c", "--base", text(&borrower)]);
+    assert!(out.says("the repository of") && out.says(text(&away)), "{out}");
+}
+
+#[test]
 fn a_second_daemon_on_one_store_is_refused() {
     let Some(world) = World::start("a_second_daemon_on_one_store") else { return };
     let mnt = world.mount("b", None);

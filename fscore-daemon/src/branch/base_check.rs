@@ -1,5 +1,6 @@
 //! Which directories may be a base.
 
+use super::git_check;
 use super::info::{fail, refuse};
 use crate::core::base::of_root;
 use crate::core::error::FsError;
@@ -8,13 +9,9 @@ use crate::core::record::BaseRecord;
 use crate::core::state::Core;
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use shm_transport::control::{ErrorCode, Failure};
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-/// Longest `.git` file that is read, in bytes.
-const GIT_FILE_MAX: u64 = 8192;
 
 /// A directory that may be a base.
 #[derive(Debug, Clone)]
@@ -69,7 +66,7 @@ pub(super) fn check(
         return Err(fail(unreachable));
     }
     std::fs::read_dir(&base).map_err(host)?;
-    let warnings = check_git(&base, frozen)?;
+    let warnings = git_check::check(&base, frozen)?;
     let kind = statfs(&base).map_err(|e| host(e.into()))?.filesystem_type();
     let by_path = kind == OVERLAYFS_SUPER_MAGIC;
     Ok(Checked { path: base, dev: meta.dev(), root: of_root(meta.ino()), by_path, warnings })
@@ -85,48 +82,4 @@ fn check_allowed(base: &Path, allowed: &[PathBuf]) -> Result<(), Failure> {
     Err(refuse(ErrorCode::BaseNotAllowed, format!("{dir} lies outside the directories that may hold bases ({list})"))
         .hint(format!("run `agentfs daemon start --allow-base {dir}`, or set AGENTFS_ALLOW_BASE={dir} for the daemon"))
         .done())
-}
-
-/// A checkout whose repository lies elsewhere would let programs on the branch change that repository.
-fn check_git(base: &Path, frozen: bool) -> Result<Vec<String>, Failure> {
-    let git = base.join(".git");
-    let Ok(meta) = std::fs::symlink_metadata(&git) else { return Ok(Vec::new()) };
-    if meta.is_dir() {
-        let warning = format!(
-            "{} is a live git checkout: changes made to it on the host show on the branch; leave it alone or declare it --frozen",
-            base.display()
-        );
-        return Ok(if frozen { Vec::new() } else { vec![warning] });
-    }
-    let Some(dir) = git_dir(&git, &meta) else { return Ok(Vec::new()) };
-    let dir = base.join(dir);
-    let dir = std::fs::canonicalize(&dir).unwrap_or(dir);
-    if dir.starts_with(base) {
-        return Ok(Vec::new());
-    }
-    let message = format!("{} belongs to a git repository outside of it ({})", base.display(), dir.display());
-    let main = dir.ancestors().find(|d| d.ends_with(".git")).and_then(Path::parent);
-    let both = base.ancestors().find(|above| dir.starts_with(above)).filter(|above| above.parent().is_some());
-    let hint = match (main, both) {
-        (Some(main), Some(both)) if main == both => format!("use the checkout that holds both: {}", main.display()),
-        (Some(main), Some(both)) => {
-            format!("use the main checkout, {}, or a directory that holds both, {}", main.display(), both.display())
-        }
-        (Some(main), None) => format!("use the main checkout: {}", main.display()),
-        (None, Some(both)) => format!("use a directory that holds both: {}", both.display()),
-        (None, None) => "use a directory that holds both".to_owned(),
-    };
-    Err(refuse(ErrorCode::Base, message).hint(hint).done())
-}
-
-/// Where a `.git` that is no directory leads, relative to the directory it lies in.
-fn git_dir(git: &Path, meta: &std::fs::Metadata) -> Option<PathBuf> {
-    if meta.is_symlink() {
-        return std::fs::read_link(git).ok();
-    }
-    let mut text = String::new();
-    // Not a FIFO, which would be waited for.
-    let file = if meta.is_file() { std::fs::File::open(git).ok()? } else { return None };
-    file.take(GIT_FILE_MAX).read_to_string(&mut text).ok()?;
-    text.strip_prefix("gitdir:").map(|dir| PathBuf::from(dir.trim()))
 }

@@ -4,6 +4,7 @@
 //! create      new branches, and the reuse of existing ones
 //! base_check  which directories may be a base
 //! checkpoint  automatic snapshots
+//! git_check   repositories that reach out of a base
 //! snapshot    freezing, naming, listing
 //! collect     garbage collection: epochs that nothing reaches, or that become one
 //! delete      removal of branches and of epochs that nothing reaches
@@ -42,6 +43,7 @@ mod delete;
 mod diff;
 mod epochs;
 mod facts;
+mod git_check;
 mod info;
 mod links;
 pub mod mark;

@@ -77,6 +77,10 @@ fn git_checkouts_are_told_apart() {
     assert_eq!(world.refused(&create("a", Some(base.clone()), None, false)), ErrorCode::Base);
     std::fs::remove_file(base.join(".git")).unwrap();
     std::fs::create_dir(base.join(".git")).unwrap();
+    // As `git new-workdir` makes it: a repository with parts of another one.
+    symlink("../../main/.git/refs", base.join(".git/refs")).unwrap();
+    assert_eq!(world.refused(&create("a", Some(base.clone()), None, false)), ErrorCode::Base);
+    std::fs::remove_file(base.join(".git/refs")).unwrap();
     let info: BranchInfo = world.ask(&create("a", Some(base.clone()), None, false)).unwrap();
     assert_eq!(info.warnings.len(), 1);
     let frozen = Command::BranchCreate {
@@ -88,6 +92,55 @@ fn git_checkouts_are_told_apart() {
         limits: shm_transport::control::Limits::default(),
     };
     assert!(world.ask::<BranchInfo>(&frozen).unwrap().warnings.is_empty());
+}
+
+#[test]
+fn what_git_reads_or_writes_beside_the_branch_is_told() {
+    let world = World::new();
+    let (base, dir) = (world.base(), std::fs::canonicalize(world.dir.path()).unwrap());
+    for sub in ["base/.git/objects/info", "base/.git/worktrees/w", "lender/objects/info", "third/objects", "elsewhere"]
+    {
+        std::fs::create_dir_all(dir.join(sub)).unwrap();
+    }
+    let warnings = |name: &str| {
+        let frozen = Command::BranchCreate {
+            name: name.into(),
+            base: Some(world.base()),
+            from: None,
+            frozen: true,
+            reuse: false,
+            limits: shm_transport::control::Limits::default(),
+        };
+        world.ask::<BranchInfo>(&frozen).unwrap().warnings
+    };
+    assert!(warnings("none").is_empty());
+    // Borrowed objects, by a relative path, and what the lender borrows.
+    std::fs::write(base.join(".git/objects/info/alternates"), "../../../lender/objects\n").unwrap();
+    std::fs::write(dir.join("lender/objects/info/alternates"), format!("{}\n", dir.join("third/objects").display()))
+        .unwrap();
+    let told = warnings("borrowed");
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].contains(&format!("from {}", dir.join("lender/objects").display())), "{told:?}");
+    assert!(told[1].contains("third/objects"), "{told:?}");
+    std::fs::write(base.join(".git/objects/info/alternates"), "# none\n").unwrap();
+    // A submodule as git makes it is part of the base; another is not, or only at its own path.
+    let submodule = |gitdir: &str| std::fs::write(base.join("d/.git"), format!("gitdir: {gitdir}\n")).unwrap();
+    std::fs::write(base.join(".gitmodules"), "[submodule \"d\"]\n\tpath = d\n\turl = ../d\n").unwrap();
+    std::fs::create_dir_all(base.join(".git/modules/d")).unwrap();
+    submodule("../.git/modules/d");
+    assert!(warnings("inside").is_empty());
+    submodule(&base.join(".git/modules/d").display().to_string());
+    let told = warnings("absolute");
+    assert!(told.len() == 1 && told[0].contains("absolute path") && told[0].contains("agentfs run"), "{told:?}");
+    submodule("../../elsewhere");
+    let told = warnings("outside");
+    assert!(told.len() == 1 && told[0].contains(&dir.join("elsewhere").display().to_string()), "{told:?}");
+    std::fs::remove_file(base.join(".gitmodules")).unwrap();
+    // A worktree in the base, which the repository knows of.
+    submodule(&base.join(".git/worktrees/w").display().to_string());
+    std::fs::write(base.join(".git/worktrees/w/gitdir"), format!("{}\n", base.join("d/.git").display())).unwrap();
+    let told = warnings("worktree");
+    assert!(told.len() == 1 && told[0].contains("absolute path"), "{told:?}");
 }
 
 #[test]
