@@ -48,12 +48,13 @@ pub(super) fn reap(core: &Weak<Core>, doom: &Doom, mark: u64) {
     }
 }
 
-fn sweep(core: &Core, mark: u64) -> FsResult<()> {
+/// Names are dropped meanwhile: what has no record may have one in what is durable, and waits for the next sync as well.
+pub(super) fn sweep(core: &Core, mark: u64) -> FsResult<()> {
     let io = super::error::io;
     for id in core.contents.ids().map_err(io("list contents"))? {
         let id = id.map_err(io("list contents"))?;
         if id.0 < mark && core.store.get(&keys::content(id)).is_none() {
-            core.contents.remove(id).map_err(io("remove unrecorded content"))?;
+            core.doom(id);
         }
     }
     Ok(())

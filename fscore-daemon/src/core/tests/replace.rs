@@ -116,3 +116,28 @@ fn bytes_that_replaced_others_are_written_out_at_the_last_close() {
     rig.ok(f, release, &[]);
     assert_eq!(waits_for_a_place(&rig, f), Some(true));
 }
+
+/// The sweep for what a crash left runs beside programs: a file whose deletion no sync covers yet must be there when a power
+/// loss takes the deletion back.
+#[test]
+fn a_sweep_takes_no_content_whose_deletion_is_not_durable() {
+    let mut rig = Rig::new(|_| {});
+    let node = written(&mut rig, "f");
+    let (core, content) = (std::sync::Arc::clone(&rig.core), content(&rig, node));
+    let (id, path) = (core.contents.ids().unwrap().next().unwrap().unwrap(), core.contents.root().to_owned());
+    drop(content);
+    let path = path.join(crate::content::Contents::relative(id));
+    assert!(path.exists());
+    let begun = std::time::Instant::now();
+    rig.ok(ROOT, Op::Unlink { name: "f".into() }, &[]);
+    rig.ok(ROOT, Op::Forget { count: 1 }, &node.0.to_le_bytes());
+    assert!(core.store.get(&crate::core::keys::content(id)).is_none(), "the record is gone");
+    crate::core::doom::sweep(&core, u64::MAX).unwrap();
+    // The reaper syncs by itself some time later.
+    assert!(
+        path.exists() || begun.elapsed() > std::time::Duration::from_millis(200),
+        "removed before that was durable"
+    );
+    core.sync().unwrap();
+    assert!(!path.exists());
+}
