@@ -9,7 +9,7 @@ use nix::sys::statvfs::fstatvfs;
 use nix::unistd::syncfs;
 use shm_transport::control::MountInfo;
 use shm_transport::mem::trace::{self, Stop};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -52,7 +52,32 @@ impl Still {
             // are those before it under way there.
             fstatvfs(&place.root).doing(|| "ask the daemon".into())?;
         }
+        // Of pages in many places of a file the kernel keeps requests back, which others overtake: only the file's own sync
+        // waits for all. Who may not open what a process has mapped has done without.
+        let mut synced = BTreeSet::new();
+        for process in processes() {
+            let maps = std::fs::read(format!("/proc/{process}/maps")).unwrap_or_default();
+            for line in maps.split(|b| *b == b'\n').filter(|line| self.is_shared(line)) {
+                let text = String::from_utf8_lossy(line);
+                let mut fields = text.split_ascii_whitespace();
+                let (Some(range), Some(device), Some(inode)) = (fields.next(), fields.nth(2), fields.next()) else {
+                    continue;
+                };
+                if synced.insert((device.to_owned(), inode.to_owned()))
+                    && let Ok(file) = File::open(format!("/proc/{process}/map_files/{range}"))
+                {
+                    file.sync_data().doing(|| "write out what programs changed in memory".into())?;
+                }
+            }
+        }
         Ok(())
+    }
+
+    fn is_shared(&self, line: &[u8]) -> bool {
+        shared_mapping(line).is_some_and(|(major, minor)| {
+            let device = format!("{major}:{minor}");
+            self.places.iter().any(|place| place.device == device)
+        })
     }
 
     /// Stops the threads that use a mapping and run; whether there were any.
@@ -99,10 +124,7 @@ impl Still {
     /// Whether a process shares memory with files of the branch. One that may not be looked at is not held.
     fn maps(&self, process: i32) -> bool {
         let Ok(maps) = std::fs::read(format!("/proc/{process}/maps")) else { return false };
-        maps.split(|b| *b == b'\n').filter_map(shared_mapping).any(|(major, minor)| {
-            let device = format!("{major}:{minor}");
-            self.places.iter().any(|place| place.device == device)
-        })
+        maps.split(|b| *b == b'\n').any(|line| self.is_shared(line))
     }
 }
 

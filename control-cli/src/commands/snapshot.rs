@@ -6,8 +6,8 @@ use crate::error::Result;
 use crate::output::{or_dash, shown, table};
 use crate::still::Still;
 use serde_json::json;
-use shm_transport::control::SnapshotInfo;
 use shm_transport::control::client::Client;
+use shm_transport::control::{MountInfo, SnapshotInfo};
 
 /// `agentfs snapshot`.
 pub(super) fn snapshot(context: &Context, args: Snapshot) -> Result<()> {
@@ -15,7 +15,10 @@ pub(super) fn snapshot(context: &Context, args: Snapshot) -> Result<()> {
     match args {
         Snapshot::Create { branch, name, freeze } => {
             let mounts = if freeze { context.ask(&mut client, Client::mounts)? } else { Vec::new() };
-            let mounts: Vec<_> = mounts.into_iter().filter(|mount| mount.branch == branch).collect();
+            // Also those that show it to processes which were bound to it.
+            let shows =
+                |mount: &MountInfo| mount.branch == branch || mount.others.iter().any(|other| other.branch == branch);
+            let mounts: Vec<_> = mounts.into_iter().filter(shows).collect();
             let still = freeze.then(|| Still::hold(&mounts)).transpose()?;
             let info = client.snapshot_create(&branch, &name).told()?;
             drop(still);

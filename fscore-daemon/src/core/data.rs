@@ -39,6 +39,10 @@ impl Session {
             Source::Base(fd) => {
                 let base = op.view.base_of(object).ok_or(FsError::Stale)?;
                 let stat = base.stat_fd(object, &fd)?.attr;
+                // Deleted or replaced on the host since its name was looked up: the kernel then looks again.
+                if stat.nlink == 0 {
+                    return Err(FsError::Stale);
+                }
                 let now = (stat.ctime, stat.size);
                 let before = lock(&self.seen).insert(object, now);
                 let keep_cache = op.view.frozen_base || before == Some(now);

@@ -183,7 +183,10 @@ fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer, stream
         }
         Command::Detach { session } => Outcome::Answer(session::detach(daemon, session).map(|()| Value::Null)),
         Command::EndSession { session } => Outcome::Answer(ending::end(daemon, session).map(|()| Value::Null)),
-        Command::Status => Outcome::Answer(session::list(daemon).and_then(|mounts| value(&status(daemon, &mounts)))),
+        Command::Status => Outcome::Answer(session::list(daemon).and_then(|mounts| {
+            // Looking for what could be collected takes its time: a sign of life does without.
+            value(&Status { gc: Some(daemon.branches.gc_info()), ..status(daemon, &mounts) })
+        })),
         Command::Fsck => Outcome::Answer(fsck(daemon)),
         Command::BranchBind { .. } | Command::BranchUnbind { .. } => {
             let message = "processes are bound by way of the control file of the mount";
@@ -308,7 +311,7 @@ pub(super) fn status(daemon: &Daemon, mounts: &[MountInfo]) -> Status {
         managed: daemon.service.is_managed(),
         sandbox: daemon.sandbox.clone(),
         versions: Some(Versions::current(Some(FORMAT))),
-        gc: Some(daemon.branches.gc_info()),
+        gc: None,
     }
 }
 

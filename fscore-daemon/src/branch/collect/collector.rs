@@ -61,13 +61,18 @@ impl<'a> Collector<'a> {
     pub(super) fn step(&mut self) -> FsResult<Step> {
         let step = self.try_step()?;
         if step == Step::Done {
-            self.branches.core.recount(std::mem::take(&mut self.touched))?;
+            self.recount()?;
         }
         self.busy_since = match step {
             Step::Busy => self.busy_since.or_else(|| Some(Instant::now())),
             Step::More | Step::Done => None,
         };
         Ok(step)
+    }
+
+    /// Counts anew what branches use whose contents changed hands.
+    fn recount(&mut self) -> FsResult<()> {
+        self.branches.core.recount(std::mem::take(&mut self.touched))
     }
 
     fn try_step(&mut self) -> FsResult<Step> {
@@ -226,6 +231,7 @@ impl<'a> Collector<'a> {
         });
         let mut batch = Batch { reclaims: true, ..Batch::default() };
         let mut contents = Vec::new();
+        self.touched.extend(epochs.branch(epoch));
         let whole = index.len() < CHUNK;
         for key in index {
             let Some((record, is_object)) = record_key(&key, epoch) else {
@@ -238,7 +244,10 @@ impl<'a> Collector<'a> {
                     batch.delete(keys::content(content));
                     contents.push(content);
                 }
-                Some((content, Fate::Kept(owner))) => batch.put(keys::content(content), owner.encode()),
+                Some((content, Fate::Kept(owner))) => {
+                    self.touched.extend(epochs.branch(owner.epoch));
+                    batch.put(keys::content(content), owner.encode());
+                }
                 None => {}
             }
             batch.delete(record);
@@ -278,5 +287,14 @@ impl<'a> Collector<'a> {
             store.commit(&batch)?;
         }
         Ok(Step::Done)
+    }
+}
+
+impl Drop for Collector<'_> {
+    /// Also where it was given up.
+    fn drop(&mut self) {
+        if let Err(error) = self.recount() {
+            tracing::warn!(%error, "what branches use of their limits is not counted anew");
+        }
     }
 }

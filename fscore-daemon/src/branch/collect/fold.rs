@@ -136,12 +136,14 @@ impl Fold {
             inside
         });
         let below = core.records_from(epochs.parent(self.older))?;
+        let way = self.way;
         let mut piece = Piece {
             core,
             epochs,
             fold: self,
             below,
-            batch: Batch { reclaims: true, ..Batch::default() },
+            // What copies up frees nothing yet: it must leave room for deletions.
+            batch: Batch { reclaims: way != Way::Rise, ..Batch::default() },
             pending: BTreeMap::new(),
             done: Done::default(),
         };

@@ -96,6 +96,10 @@ impl Branches {
         let mut collector = Collector::new(self, only);
         let mut since = Instant::now();
         loop {
+            if self.collecting.ended.load(Ordering::Relaxed) {
+                collector.told.left = true;
+                break;
+            }
             match collector.step().map_err(fail)? {
                 Step::Done => break,
                 Step::More => {
@@ -111,7 +115,7 @@ impl Branches {
         }
         // The space is free when the answer comes.
         self.core.sync().map_err(fail)?;
-        Ok(collector.told)
+        Ok(std::mem::take(&mut collector.told))
     }
 
     /// Has the daemon look at some branches in the background.

@@ -102,7 +102,10 @@ pub(super) fn all_cgroups() -> io::Result<Vec<Vec<u8>>> {
     let mut groups = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
-        if let Some(pid) = name.to_str().filter(|pid| pid.bytes().all(|b| b.is_ascii_digit())) {
+        // One that ended and waits for its parent still has its group.
+        if let Some(pid) = name.to_str().and_then(|name| name.parse().ok())
+            && Process::of(pid)?.is_some()
+        {
             let text = there(fs::read(format!("/proc/{pid}/cgroup")))?.unwrap_or_default();
             groups.extend(unified(&text));
         }
