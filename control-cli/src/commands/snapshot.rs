@@ -1,6 +1,6 @@
 //! `agentfs snapshot`.
 
-use crate::args::Snapshot;
+use crate::args::snapshot::Snapshot;
 use crate::context::{Context, Told};
 use crate::error::Result;
 use crate::output::{or_dash, shown, table};
