@@ -167,8 +167,9 @@ pub(crate) struct Run {
 
 /// Mount a branch on a directory
 ///
-/// The branch is made if there is none of that name. The mount outlives this command, daemon and frontend; it ends with
-/// `agentfs umount`. The directory must lie outside the base; to work at the base's own path use `agentfs run`.
+/// The branch is made if there is none of that name. The mount outlives this command, the daemon and the
+/// mount's own process; it ends with `agentfs umount`. The directory must lie outside the base; to work
+/// at the base's own path use `agentfs run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -195,9 +196,6 @@ pub(crate) struct Mount {
     /// When the daemon has been away for so long, requests fail with ETIMEDOUT; without it they wait for ever
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) give_up_after: Option<u32>,
-    /// Let the kernel read and write the branch's files itself: bulk data at the host's speed (root only; Linux 6.9)
-    #[arg(long, conflicts_with = "ro")]
-    pub(crate) passthrough: bool,
     /// Where to mount it
     #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
     pub(crate) mountpoint: PathBuf,

@@ -24,8 +24,6 @@ pub(crate) struct Request<'a> {
     pub(crate) allow_other: bool,
     /// Seconds without a daemon after which requests fail.
     pub(crate) give_up_after: Option<u32>,
-    /// The kernel reads and writes content files itself.
-    pub(crate) passthrough: bool,
 }
 
 /// Mounts in this process's mount namespace; returns when the mount is served.
@@ -48,9 +46,6 @@ pub(crate) fn mount(context: &Context, request: &Request<'_>) -> Result<HeldMoun
     command.args(request.allow_other.then_some("--allow-other"));
     if let Some(seconds) = request.give_up_after {
         command.arg("-o").arg(format!("give_up_after={seconds}"));
-    }
-    if request.passthrough {
-        command.args(["-o", "passthrough"]);
     }
     let output = command.stdin(Stdio::null()).output().map_err(|e| {
         CliError::new(Kind::Unreachable, format!("cannot start {}: {e}", program.display()))

@@ -109,9 +109,7 @@ pub(crate) fn plan<'a>(header: &Header, operation: &Operation<'a>) -> Plan<'a> {
         Operation::OpenDir(arg) => {
             plain(Op::OpenDir, Expect::Opened { node: header.node, flags: arg.flags, dir: true })
         }
-        Operation::Release(arg) => {
-            plain(Op::Release { fh: arg.fh, flags: arg.flags }, Expect::Released { node: header.node })
-        }
+        Operation::Release(arg) => plain(Op::Release { fh: arg.fh, flags: arg.flags }, Expect::Nothing),
         Operation::ReleaseDir(arg) => plain(Op::ReleaseDir { fh: arg.fh }, Expect::Nothing),
         Operation::Read(arg) => room(arg.size)
             .and_then(|size| plain(Op::Read { fh: arg.fh, offset: arg.offset, size }, Expect::Data { max: size })),
@@ -297,7 +295,6 @@ pub(crate) fn expected(request: &Request) -> Expect {
         Op::Symlink { .. } | Op::Mknod { .. } | Op::Mkdir { .. } | Op::Link { .. } => Expect::Entry,
         Op::Create { flags, .. } | Op::Tmpfile { flags, .. } => Expect::Created { flags: *flags },
         Op::Open { flags, .. } => Expect::Opened { node: request.node, flags: *flags, dir: false },
-        Op::Release { .. } => Expect::Released { node: request.node },
         Op::OpenDir => Expect::Opened { node: request.node, flags: 0, dir: true },
         Op::Read { size, .. } => Expect::Data { max: *size },
         Op::ReadDir { size, plus, .. } => Expect::Listing { max: *size, plus: *plus },
@@ -311,6 +308,7 @@ pub(crate) fn expected(request: &Request) -> Expect {
         | Op::Unlink { .. }
         | Op::Rmdir { .. }
         | Op::Rename { .. }
+        | Op::Release { .. }
         | Op::ReleaseDir { .. }
         | Op::Flush { .. }
         | Op::Fsync { .. }

@@ -28,8 +28,6 @@ pub(crate) enum Expect {
     Statx,
     /// An open file or directory.
     Opened { node: NodeId, flags: u32, dir: bool },
-    /// Success or an error: the release of a file.
-    Released { node: NodeId },
     /// At most so many bytes.
     Data { max: u32 },
     /// A directory listing of at most so many bytes.
@@ -130,9 +128,9 @@ pub(crate) fn expire_name(name: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The notification by which the kernel forgets a node's attributes, and what it cached of its data or listing.
-pub(crate) fn forget_cached(node: NodeId) -> Vec<u8> {
-    let body = InvalInodeOut { ino: node.0, off: 0, len: 0 };
+/// The notification by which the kernel forgets the attributes of the root and what it cached of its listing.
+pub(crate) fn forget_root() -> Vec<u8> {
+    let body = InvalInodeOut { ino: NodeId::ROOT.0, off: 0, len: 0 };
     let len = size_of::<OutHeader>() + size_of::<InvalInodeOut>();
     let mut bytes = OutHeader { len: len as u32, error: NOTIFY_INVAL_INODE, unique: 0 }.as_bytes().to_vec();
     bytes.extend_from_slice(body.as_bytes());
@@ -159,22 +157,20 @@ pub(crate) fn notification(code: i32) -> OutHeader {
 
 /// The reply that the kernel expects. `None` when the daemon's answer is none to this question: then
 /// the program gets `EIO` rather than something that the kernel would misread.
-/// With a `backing`, an opened file is one that the kernel reads and writes itself, by that number.
-pub(crate) fn reply(unique: u64, expect: Expect, reply: &Reply, backing: Option<u32>) -> Option<Outgoing> {
-    let open = |opened| backing.map_or_else(|| OpenOut::from(opened), |id| OpenOut::backed(opened, id));
+pub(crate) fn reply(unique: u64, expect: Expect, reply: &Reply) -> Option<Outgoing> {
     let fixed = match (expect, reply) {
         (_, Reply::Error(errno)) => error(unique, *errno),
-        (Expect::Nothing, Reply::Ok) | (Expect::Released { .. }, Reply::Ok | Reply::Released { .. }) => ok(unique),
+        (Expect::Nothing, Reply::Ok) => ok(unique),
         (Expect::Lookup, Reply::Entry(entry)) => Fixed::with(unique, &EntryOut::from(entry)),
         (Expect::Entry, Reply::Entry(entry)) if entry.node != NodeId::NONE => {
             Fixed::with(unique, &EntryOut::from(entry))
         }
         (Expect::Created { .. }, Reply::Created(entry, opened)) if entry.node != NodeId::NONE => {
-            Fixed::with(unique, &CreateOut { entry: EntryOut::from(entry), open: open(opened) })
+            Fixed::with(unique, &CreateOut { entry: EntryOut::from(entry), open: OpenOut::from(opened) })
         }
         (Expect::Attr, Reply::Attr { attr, valid_ns }) => Fixed::with(unique, &AttrOut::new(attr, *valid_ns)),
         (Expect::Statx, Reply::Attr { attr, valid_ns }) => Fixed::with(unique, &StatxOut::new(attr, *valid_ns)),
-        (Expect::Opened { .. }, Reply::Opened(opened)) => Fixed::with(unique, &open(opened)),
+        (Expect::Opened { .. }, Reply::Opened(opened)) => Fixed::with(unique, &OpenOut::from(opened)),
         (Expect::Written { max }, Reply::Written { size }) if *size <= max => {
             Fixed::with(unique, &WriteOut { size: *size, padding: 0 })
         }

@@ -75,7 +75,6 @@ pub(crate) fn run(args: &[OsString]) -> Result<(), Failure> {
         flags: options.flags.clone(),
         without: feature::flags_of(&options.without)?,
         give_up_after: options.give_up_after,
-        passthrough: options.passthrough,
     };
     let held = mounter::mount(&mount, &paths.socket, shm_transport::Geometry::default().slots)?;
     if request.verbose {

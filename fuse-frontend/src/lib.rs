@@ -140,7 +140,6 @@ fn mount(args: Args) -> Result<serde_json::Value, Failure> {
         flags: options.flags,
         without: feature::flags_of(&[options.without, args.without].concat())?,
         give_up_after: options.give_up_after,
-        passthrough: options.passthrough,
     };
     let held = mounter::mount(&request, &paths.socket, args.slots)?;
     serde_json::to_value(held).map_err(|e| Failure {

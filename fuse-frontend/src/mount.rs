@@ -5,10 +5,9 @@ use crate::feature;
 use crate::options::Options;
 use fuser::{Config, Filesystem, InitFlags, KernelConfig, MountOption, Session, SessionACL};
 use nix::mount::MsFlags;
+use shm_transport::FuseState;
 use shm_transport::control::{ErrorCode, Failure};
-use shm_transport::mem::sys;
 use shm_transport::wire::limits::PAYLOAD_MAX;
-use shm_transport::{FuseState, LookupTable, PASSTHROUGH};
 use std::fs;
 use std::io;
 use std::mem::ManuallyDrop;
@@ -36,8 +35,6 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(feature::ACL);
 /// Background requests (readahead) the kernel may have under way: three quarters of the slots.
 const BACKGROUND: u16 = 48;
-/// File systems that may lie on each other below ours for passthrough.
-const STACK_DEPTH: u32 = 1;
 /// Readahead of the mount, in KiB: one full payload.
 const READ_AHEAD_KIB: usize = PAYLOAD_MAX / 1024;
 
@@ -62,8 +59,6 @@ pub(crate) struct MountRequest {
     pub(crate) without: InitFlags,
     /// How long the daemon may be away before requests fail; for ever if nothing is said.
     pub(crate) give_up_after: Option<Duration>,
-    /// The kernel reads and writes content files itself, where it can.
-    pub(crate) passthrough: bool,
 }
 
 /// Flags of mount(8) that mean the same here.
@@ -100,7 +95,6 @@ struct Negotiator {
     state: Arc<Mutex<FuseState>>,
     read_only: bool,
     without: InitFlags,
-    passthrough: bool,
 }
 
 impl Filesystem for Negotiator {
@@ -111,11 +105,6 @@ impl Filesystem for Negotiator {
             flags -= feature::ACL;
         }
         let refused = |what: &str| io::Error::other(format!("the kernel refuses {what}"));
-        // A killed frontend leaves opens behind that only resending brings to an answer.
-        let needed = InitFlags::FUSE_PASSTHROUGH | InitFlags::FUSE_HAS_RESEND | InitFlags::FUSE_HANDLE_KILLPRIV_V2;
-        if self.passthrough && offered.contains(needed) && config.set_max_stack_depth(STACK_DEPTH).is_ok() {
-            flags |= InitFlags::FUSE_PASSTHROUGH;
-        }
         config.add_capabilities(flags).map_err(|_| refused("flags that it offered"))?;
         config.set_max_write(PAYLOAD_MAX as u32).map_err(|_| refused("writes of 1 MiB"))?;
         config.set_max_background(BACKGROUND).map_err(|_| refused("48 background requests"))?;
@@ -171,30 +160,15 @@ pub(crate) fn mount(request: &MountRequest) -> Result<Mounted, Failure> {
         // With ACLs the kernel checks every access, asked to or not.
         without |= feature::ACL;
     }
-    let passthrough = request.passthrough && !request.read_only;
-    let negotiator = Negotiator { state: Arc::clone(&state), read_only: request.read_only, without, passthrough };
+    let negotiator = Negotiator { state: Arc::clone(&state), read_only: request.read_only, without };
     let session = Session::new(negotiator, &mountpoint, &options(request))
         .map_err(|e| refused(&mountpoint, request.allow_other, &e))?;
-    let mut state = *state.lock().unwrap_or_else(PoisonError::into_inner);
-    if passthrough && let Err(why) = try_passthrough(session.as_fd(), state.flags) {
-        tracing::warn!(mountpoint = %mountpoint.display(), "without passthrough: {why}");
-        state.flags &= !PASSTHROUGH;
-    }
+    let state = *state.lock().unwrap_or_else(PoisonError::into_inner);
     raise_read_ahead(&mountpoint);
     for missing in feature::missing(state.flags) {
         tracing::warn!(mountpoint = %mountpoint.display(), "without {missing}");
     }
     Ok(Mounted { session, state, mountpoint })
-}
-
-/// Whether the kernel takes a file for passthrough from us. What it may refuse later is a file system that lies on others.
-fn try_passthrough(fuse: BorrowedFd<'_>, flags: u64) -> io::Result<()> {
-    if flags & PASSTHROUGH == 0 {
-        return Err(io::Error::other("the kernel does not have it, or not with what it needs (Linux 6.9)"));
-    }
-    let file = LookupTable::create()?;
-    let id = sys::backing_open(fuse, file.as_fd())?;
-    sys::backing_close(fuse, id)
 }
 
 /// Gives what is mounted there the flags of mount(8); whatever else a mount was made with stays as it is. The kernel

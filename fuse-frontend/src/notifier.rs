@@ -3,7 +3,7 @@
 
 use crate::channel::{Channel, Written};
 use crate::encode;
-use shm_transport::wire::{Errno, NodeId};
+use shm_transport::wire::Errno;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub(crate) fn expire_then_answer(
 fn expire(kernel: &Channel, names: &[u8]) -> io::Result<()> {
     // What it does not know by that name is as good.
     let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    for notification in std::iter::once(encode::forget_cached(NodeId::ROOT)).chain(names.map(encode::expire_name)) {
+    for notification in std::iter::once(encode::forget_root()).chain(names.map(encode::expire_name)) {
         if kernel.send(&notification)? == Written::Invalid {
             tracing::warn!("the kernel does not understand a notification");
         }

@@ -35,8 +35,6 @@ pub(crate) struct Options {
     pub(crate) remount: bool,
     /// `give_up_after=SECONDS`.
     pub(crate) give_up_after: Option<Duration>,
-    /// `passthrough`: the kernel reads and writes content files itself.
-    pub(crate) passthrough: bool,
     /// Passed on.
     pub(crate) flags: Vec<MountFlag>,
 }
@@ -119,8 +117,6 @@ impl Options {
             "allow_base" => self.allow_base.push(path()?),
             "without" => self.without.extend(value.map(str::to_owned)),
             "give_up_after" => self.give_up_after = Some(seconds(value)?),
-            "passthrough" => self.passthrough = true,
-            "nopassthrough" => self.passthrough = false,
             "frozen" => self.frozen = true,
             "ro" => self.read_only = true,
             "rw" => self.read_only = false,
@@ -156,7 +152,7 @@ fn usage(message: String) -> Failure {
         message,
         hint: Some(
             "known are base=, frozen, store=, socket=, allow_base=, ro, allow_other, no_default_permissions, \
-             without=, give_up_after=, passthrough and the flags of mount(8)"
+             without=, give_up_after= and the flags of mount(8)"
                 .into(),
         ),
     }

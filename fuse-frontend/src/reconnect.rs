@@ -8,7 +8,7 @@ use shm_transport::control::{ErrorCode, Failure};
 use shm_transport::handshake::{self, Attach, Connection};
 use shm_transport::wire::{RequestId, SessionId, SlotIndex};
 use shm_transport::{FsTransport, SessionFds, SessionHeader, ShmTransport, TransportError, Waiting, monotonic_ms};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -62,9 +62,6 @@ pub(crate) struct ShmDaemon {
     mount: MountName,
     socket: PathBuf,
     connection: Option<Connection>,
-    /// What the last one brought may still be wanted, until the next attach: then those requests run again.
-    lost: Option<Connection>,
-    passthrough: bool,
     next_try: Instant,
     /// Since when the daemon has been away, short visits and former frontends' waits counted in.
     away: Away,
@@ -103,7 +100,6 @@ impl ShmDaemon {
         let away = shown.map_or_else(Away::now, |waiting| Away(waiting.since_ms.min(monotonic_ms())));
         Ok(Self {
             limit: header.give_up_after(),
-            passthrough: header.has_passthrough(),
             header,
             shown,
             show,
@@ -112,7 +108,6 @@ impl ShmDaemon {
             mount,
             socket,
             connection: None,
-            lost: None,
             next_try: Instant::now(),
             away,
             attached: Instant::now(),
@@ -130,7 +125,6 @@ impl ShmDaemon {
     fn attach(&mut self) -> Result<Connection, ClientError> {
         // The epoch must not move on while nobody listens: an earlier look is cheap.
         drop(Client::connect(&self.socket)?);
-        self.lost = None;
         let epoch = self.transport.reset_for_new_daemon().map_err(|e| {
             ClientError::Refused(Failure {
                 code: ErrorCode::Internal,
@@ -191,14 +185,6 @@ impl Daemon for ShmDaemon {
         &self.transport
     }
 
-    fn backing(&mut self, serial: u32) -> Option<OwnedFd> {
-        self.connection.as_mut().or(self.lost.as_mut())?.take(serial)
-    }
-
-    fn heard(&mut self) -> bool {
-        self.passthrough && self.connection.as_mut().is_some_and(Connection::receive)
-    }
-
     fn slots(&self) -> usize {
         self.transport.slots()
     }
@@ -221,9 +207,7 @@ impl Daemon for ShmDaemon {
     }
 
     fn lose(&mut self, why: &str) {
-        if let Some(mut lost) = self.connection.take() {
-            lost.receive();
-            self.lost = self.passthrough.then_some(lost);
+        if self.connection.take().is_some() {
             tracing::warn!(why, "the daemon is gone; requests wait for the next one");
             if self.attached.elapsed() >= SETTLED {
                 self.away = Away::now();

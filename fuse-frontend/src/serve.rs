@@ -55,7 +55,7 @@ pub(crate) fn serve() -> Result<bool, ServeError> {
     let line = line.ok_or_else(|| ServeError::NoHello("it ended".into()))?;
     let hello: Hello = line.parse().map_err(|e| ServeError::NoHello(e.to_string()))?;
     let (fuse, fds) = split(line.fds)?;
-    privileges::give_up(&hello.socket, has_passthrough(&fds))?;
+    privileges::give_up(&hello.socket)?;
     let first = first_attach(lines, hello.first);
     run(hello.mount, &hello.socket, fuse, fds, first, Box::new(|_| {}), hello.first)
 }
@@ -77,15 +77,11 @@ pub(crate) fn run(
     let kernel = Channel::new(fuse)?;
     let header = fds.header().map_err(|e| ServeError::Session(e.to_string()))?;
     let resends = header.fuse_state().is_none_or(|settled| settled.flags & HAS_RESEND != 0);
-    let passthrough = header.has_passthrough();
     drop(header);
     let daemon = ShmDaemon::new(mount, socket.to_owned(), fds, first, show, new)
         .map_err(|e| ServeError::Session(e.to_string()))?;
     let incarnation = daemon.epoch().wrapping_add(1);
     let mut session = Session::adopt(kernel, daemon, counts, incarnation, resends)?;
-    if passthrough {
-        session.use_passthrough();
-    }
     session.leave_when(asked_to_end()?)?;
     match session.run()? {
         Over::Unmounted { told } => Ok(told),
@@ -95,11 +91,6 @@ pub(crate) fn run(
             Ok(true)
         }
     }
-}
-
-/// Whether the mounting process settled passthrough with the kernel.
-pub(crate) fn has_passthrough(fds: &SessionFds) -> bool {
-    fds.header().is_ok_and(|header| header.has_passthrough())
 }
 
 /// Readable when `SIGTERM` has come.

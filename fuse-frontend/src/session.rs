@@ -5,7 +5,6 @@
 //! are too high rather than too low, and the kernel resends what was not answered.
 
 mod adopt;
-mod backing;
 mod forget;
 mod give_up;
 mod leave;
@@ -20,13 +19,12 @@ use crate::convert::{self, PayloadIn, Plan};
 use crate::decode::{self, DecodeError, Header, Operation};
 use crate::encode::{self, Expect};
 use crate::pending::{Claimed, Pending, Under};
-use backing::Passthrough;
 use forget::Forgetting;
 use leave::Leaving;
 use shm_transport::wire::{Errno, Request, RequestId, SlotIndex};
 use shm_transport::{FsTransport, Lease, LookupTable, TransportError};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wait::Waiter;
@@ -49,10 +47,6 @@ pub(crate) trait Daemon {
     fn transport(&mut self) -> &mut Self::Transport;
     /// The submitting end, to look at.
     fn transport_ref(&self) -> &Self::Transport;
-    /// The host's file that came for an open, by its serial number.
-    fn backing(&mut self, serial: u32) -> Option<OwnedFd>;
-    /// There is something to read on the connection. `false` when that is its end.
-    fn heard(&mut self) -> bool;
     /// How many slots there are.
     fn slots(&self) -> usize;
     /// How many of them hold requests, those that were given up included.
@@ -143,7 +137,6 @@ pub(crate) struct Session<D: Daemon> {
     more_replies: bool,
     /// A request was submitted since the last wait.
     submitted: bool,
-    passthrough: Passthrough,
     /// Of our own requests: odd, so that none is ever the kernel's.
     own_id: u64,
 }
@@ -176,7 +169,6 @@ impl<D: Daemon> Session<D> {
             readable: true,
             more_replies: false,
             submitted: false,
-            passthrough: Passthrough::Never,
             own_id: u64::from(incarnation & 0x3fff_ffff) << 33 | 1,
         };
         session.take_over(incarnation > 1)?;
@@ -332,10 +324,7 @@ impl<D: Daemon> Session<D> {
 
     fn carry_out(&mut self, header: &Header, operation: &Operation<'_>, lease: Lease) -> io::Result<Life> {
         match convert::plan(header, operation) {
-            Plan::Ask { mut request, payload, expect } => {
-                self.mark_plain(&mut request);
-                self.ask(header, &request, payload, expect, lease)
-            }
+            Plan::Ask { request, payload, expect } => self.ask(header, &request, payload, expect, lease),
             Plan::Forget(forgotten) => {
                 self.spare = Some(lease);
                 self.forget(forgotten);

@@ -119,7 +119,7 @@ impl Unit<'_> {
             }
             Ok(_) => {}
         }
-        if let Err(error) = privileges::give_up(&paths.socket, serve::has_passthrough(&fds)) {
+        if let Err(error) = privileges::give_up(&paths.socket) {
             return unfit(&internal("privileges cannot be given up", &error));
         }
         tracing::info!(branch = mount.branch, mountpoint = %mount.mountpoint.display(), "adopting the mount");
@@ -158,29 +158,21 @@ impl Unit<'_> {
             flags: options.flags.clone(),
             without: feature::flags_of(&options.without)?,
             give_up_after: options.give_up_after,
-            passthrough: options.passthrough,
         };
         let (mounted, fds, mount) = mounter::make(&request, slots)?;
         let fuse = mounted.fuse().try_clone_to_owned().map_err(|e| internal("no descriptor of the mount", &e))?;
         record.write(&of_unit(&mount, &fds))?;
         held::keep(&self.service, fuse.as_fd(), &fds);
-        let first = self.first_attach(mounted, &mount, &paths, record, serve::has_passthrough(&fds));
+        let first = self.first_attach(mounted, &mount, &paths, record);
         Ok(self.serve(mount, &paths, fuse, fds, first, true))
     }
 
     /// What follows from the daemon's first word: privileges are kept until then, to unmount again.
-    fn first_attach(
-        &self,
-        mounted: Mounted,
-        mount: &MountName,
-        paths: &Paths,
-        record: Record,
-        passthrough: bool,
-    ) -> FirstAttach {
+    fn first_attach(&self, mounted: Mounted, mount: &MountName, paths: &Paths, record: Record) -> FirstAttach {
         let (service, ready, socket) = (Rc::clone(&self.service), serving(mount), paths.socket.clone());
         Box::new(move |attached| {
             let failure = match attached {
-                Ok(_) => match privileges::give_up(&socket, passthrough) {
+                Ok(_) => match privileges::give_up(&socket) {
                     Ok(()) => {
                         mounted.leave();
                         service.tell(&ready);

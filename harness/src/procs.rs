@@ -56,9 +56,10 @@ pub fn below(dir: &Path) -> Vec<Process> {
         .collect()
 }
 
-/// Whether the process exists and is not a zombie.
+/// Whether the process exists and is not a zombie. Its first thread may be one while others still have its files open.
 pub fn alive(pid: i32) -> bool {
-    state(pid).is_some_and(|s| s != 'Z' && s != 'X')
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    state(pid).is_some_and(|s| s != 'Z' && s != 'X' || threads() > 1)
 }
 
 /// The one-letter state of `/proc/PID/stat`.

@@ -120,7 +120,7 @@ fn a_binding_lives_as_long_as_its_process_and_longer_than_the_daemon() {
     // A process that answers what it sees whenever it is asked.
     let ask = world.out().join("ask");
     let script = format!(
-        "while :; do if test -e {0}; then cat file >{0}.new; mv {0}.new {0}.told; rm {0}; fi; sleep 0.02; done",
+        "while :; do if test -e {0}; then cat file >{0}.new; rm {0}; mv {0}.new {0}.told; fi; sleep 0.02; done",
         ask.display()
     );
     let process = world.spawn(world.command("sh").args(["-c", &script]).current_dir(&mnt));

@@ -8,7 +8,7 @@ use crate::session::{SessionFds, SessionHeader, SessionMap, ShmRing, Slot, write
 use crate::slot::{self, Event, Reclaimed, State};
 use crate::spin::{self, Spin, Spun};
 use crate::transport::{Completion, FsTransport, Lease, TransportError};
-use crate::wire::limits::{PAYLOAD_MAX, REPLY_MAX, REQUEST_MAX};
+use crate::wire::limits::{IOCTL_MAX, IOCTL_NAMES_MAX, IOCTL_SETTLE_MAX, PAYLOAD_MAX, REPLY_MAX, REQUEST_MAX};
 use crate::wire::{self, Errno, Reply, Request, RequestId, SessionId, SlotIndex};
 use std::collections::VecDeque;
 use std::io;
@@ -153,21 +153,15 @@ impl ShmTransport {
             let Some(record) = self.records.get_mut(at) else { continue };
             let Mine::InFlight(id) = record.mine else { continue };
             let index = SlotIndex(self.first + at as u32);
-            let generation = match slot::reclaim(&record.shared.header.state, record.generation) {
-                // The descriptor that belongs to the reply went with the connection.
-                Reclaimed::Completed if record.read_reply().is_backed() => {
-                    slot::place(&record.shared.header.state, State::Completed, record.generation, Event::Rerun)
+            match slot::reclaim(&record.shared.header.state, record.generation) {
+                Reclaimed::Completed => self.ready.push_back(index),
+                Reclaimed::Resubmitted(generation) => {
+                    record.generation = generation;
+                    // What a daemon may have scribbled would make its successor end the session.
+                    record.write_fields(id, self.epoch);
+                    self.enqueue(index)?;
                 }
-                Reclaimed::Completed => {
-                    self.ready.push_back(index);
-                    continue;
-                }
-                Reclaimed::Resubmitted(generation) => generation,
-            };
-            record.generation = generation;
-            // What a daemon may have scribbled would make its successor end the session.
-            record.write_fields(id, self.epoch);
-            self.enqueue(index)?;
+            }
         }
         // The next daemon checks the header: what the former one may have scribbled there is undone.
         write_header(&self.map.header, &self.map.layout, self.session);
@@ -372,10 +366,30 @@ impl Record {
             let copied = self.shared.reply.copy_out(0, private);
             if copied { wire::decode_reply(private).ok() } else { None }
         });
-        decoded.filter(Reply::fits).unwrap_or_else(|| {
+        decoded.filter(within_payload).unwrap_or_else(|| {
             tracing::error!("the daemon wrote a reply that cannot be read; the request fails with EIO");
             Reply::Error(Errno::EIO)
         })
+    }
+}
+
+/// Whether the payload that a reply speaks of can be.
+fn within_payload(reply: &Reply) -> bool {
+    match reply {
+        Reply::Data { len } => *len as usize <= PAYLOAD_MAX,
+        Reply::Ioctl { len, expire, settle, .. } => {
+            *len as usize <= IOCTL_MAX && *expire as usize <= IOCTL_NAMES_MAX && *settle <= IOCTL_SETTLE_MAX
+        }
+        Reply::Ok
+        | Reply::Error(_)
+        | Reply::Entry(_)
+        | Reply::Attr { .. }
+        | Reply::Opened(_)
+        | Reply::Created(..)
+        | Reply::Written { .. }
+        | Reply::XattrSize { .. }
+        | Reply::Offset(_)
+        | Reply::StatFs(_) => true,
     }
 }
 

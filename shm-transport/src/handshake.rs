@@ -4,13 +4,9 @@
 use crate::control::client::{Client, ClientError};
 use crate::control::{Attached, Command, ErrorCode};
 use crate::daemon::DaemonEnd;
-use crate::mem::fds;
 use crate::session::SessionFds;
 use crate::transport::TransportError;
 use crate::wire::SessionId;
-use crate::wire::limits::SLOTS_MAX;
-use std::collections::VecDeque;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -18,9 +14,6 @@ use std::time::Duration;
 
 /// Longest wait for the answer to an attach. A daemon that just started may still recover its store.
 pub const ANSWER_MAX: Duration = Duration::from_mins(1);
-
-/// Descriptors that may wait to be taken: one for each request that can be under way.
-const CAME_MAX: usize = SLOTS_MAX as usize;
 
 /// What an attach says of the session.
 #[derive(Debug, Clone)]
@@ -37,14 +30,11 @@ pub struct Attach {
     pub epoch: u32,
 }
 
-/// A session's living connection to its daemon. Its end says that the daemon, or its part of this session, is gone.
-/// Dropped, it tells the daemon the same of the frontend. On a mount with passthrough the daemon sends descriptors of
-/// content files over it ([`send_backing`]), and else nothing.
+/// A session's living connection to its daemon. It carries no data: its end says that the daemon, or
+/// its part of this session, is gone. Dropped, it tells the daemon the same of the frontend.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
-    /// Descriptors that came, each with its serial number.
-    came: VecDeque<(u32, OwnedFd)>,
     /// Process id of the daemon.
     pub daemon_pid: i32,
 }
@@ -52,31 +42,8 @@ pub struct Connection {
 impl Connection {
     /// Whether the daemon's side has ended. Does not wait. The socket is readable exactly then.
     pub fn is_closed(&self) -> bool {
-        // Without passthrough nothing is ever sent here: anything to read is the end, an error, or a broken peer.
+        // Nothing is ever sent here: anything to read is the end, an error, or a broken peer.
         crate::frontend::wait(self.stream.as_fd(), 0).unwrap_or(true)
-    }
-
-    /// Takes in what has come, without waiting. `false` at the end, or when the daemon sends what it must not.
-    pub fn receive(&mut self) -> bool {
-        while crate::frontend::wait(self.stream.as_fd(), 0).unwrap_or(true) {
-            let mut serial = [0; size_of::<u32>()];
-            // Read whole: one message is 4 bytes, and what came beside it keeps it from running into the next.
-            match fds::recv(self.stream.as_fd(), &mut serial) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Ok((4, mut beside)) if beside.len() == 1 && self.came.len() < CAME_MAX => {
-                    self.came.extend(beside.pop().map(|fd| (u32::from_le_bytes(serial), fd)));
-                }
-                Ok(_) | Err(_) => return false,
-            }
-        }
-        true
-    }
-
-    /// The descriptor that came for an open.
-    pub fn take(&mut self, serial: u32) -> Option<OwnedFd> {
-        self.receive();
-        let at = self.came.iter().position(|(number, _)| *number == serial)?;
-        self.came.remove(at).map(|(_, fd)| fd)
     }
 }
 
@@ -100,8 +67,6 @@ pub fn attach_within(
     answer_max: Duration,
 ) -> Result<Connection, ClientError> {
     let mut client = Client::connect_within(socket, answer_max)?;
-    // What follows the answer is no line.
-    client.read_no_further();
     client.set_timeout(Some(answer_max)).map_err(|e| ClientError::Line(e.into()))?;
     let command = Command::Attach {
         session: attach.session,
@@ -113,18 +78,7 @@ pub fn attach_within(
     let value = client.call_with(command, &fds.row())?;
     let attached: Attached = serde_json::from_value(value).map_err(ClientError::Data)?;
     client.set_timeout(None).map_err(|e| ClientError::Line(e.into()))?;
-    Ok(Connection { stream: client.into_stream(), came: VecDeque::new(), daemon_pid: attached.daemon_pid })
-}
-
-/// The daemon's half of [`Connection::take`]: hands the file of an open over, before its reply. `WouldBlock` when a
-/// frontend takes nothing in.
-pub fn send_backing(stream: &UnixStream, serial: u32, file: BorrowedFd<'_>) -> io::Result<()> {
-    loop {
-        match fds::send(stream.as_fd(), &serial.to_le_bytes(), &[file]) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            other => return other.map(drop),
-        }
-    }
+    Ok(Connection { stream: client.into_stream(), daemon_pid: attached.daemon_pid })
 }
 
 /// Whether trying again later can help: the daemon is away, is going away, or still has the session's

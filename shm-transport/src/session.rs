@@ -19,9 +19,6 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
-/// Of [`FuseState::flags`]: the kernel reads and writes files itself where it is told to (`FUSE_PASSTHROUGH`).
-pub const PASSTHROUGH: u64 = 1 << 37;
-
 /// What the kernel and the mounting process settled in INIT: an adopting frontend cannot ask again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FuseState {
@@ -163,11 +160,6 @@ impl SessionHeader {
     /// Incarnation of the frontend-daemon connection.
     pub fn epoch(&self) -> u32 {
         self.map.header.epoch.load(Acquire)
-    }
-
-    /// Whether the kernel may read and write content files itself on this mount.
-    pub fn has_passthrough(&self) -> bool {
-        self.fuse_state().is_some_and(|state| state.flags & PASSTHROUGH != 0 && !state.read_only)
     }
 
     /// What INIT settled; `None` before [`Self::set_fuse_state`].

@@ -42,8 +42,6 @@ pub(crate) enum Event {
     Finish,
     /// Frontend, in a new epoch: the request again.
     Resubmit,
-    /// Frontend, in a new epoch: the request again, whose reply is of no use any more.
-    Rerun,
     /// Frontend: nobody waits for it any more.
     Cancel,
     /// Frontend: the reply was used, or no daemon can have anything to do with a cancelled use any more.
@@ -75,9 +73,7 @@ impl State {
     /// The legal transitions.
     pub(crate) fn after(self, event: Event) -> Option<Self> {
         match (self, event) {
-            (Self::Free, Event::Submit)
-            | (Self::Submitted | Self::Running, Event::Resubmit)
-            | (Self::Completed, Event::Rerun) => Some(Self::Submitted),
+            (Self::Free, Event::Submit) | (Self::Submitted | Self::Running, Event::Resubmit) => Some(Self::Submitted),
             (Self::Submitted, Event::Start) => Some(Self::Running),
             (Self::Running, Event::Finish) => Some(Self::Completed),
             (Self::Submitted | Self::Running, Event::Cancel) => Some(Self::Cancelled),
@@ -99,7 +95,7 @@ pub(crate) fn unpack(word: u64) -> Option<(State, u32)> {
 
 fn generation_after(event: Event, generation: u32) -> u32 {
     match event {
-        Event::Submit | Event::Resubmit | Event::Rerun => generation.wrapping_add(1),
+        Event::Submit | Event::Resubmit => generation.wrapping_add(1),
         Event::Start | Event::Finish | Event::Cancel | Event::Release => generation,
     }
 }

@@ -3,8 +3,6 @@
 //! The file is an array of cells of 16 bytes, `nodeid u64 · count u64`, little endian; nodeid 0 marks a
 //! free cell. It is read and written by `pread` and `pwrite` alone, so that it can grow and a peer that
 //! shrinks it faults nobody. Counts may only err high: they are raised before the kernel sees the reply.
-//!
-//! Where a mount has passthrough, other cells of the same file hold what is open of each node ([`opens`]).
 
 use crate::wire::NodeId;
 use memfd::MemfdOptions;
@@ -14,10 +12,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-
-mod opens;
-
-pub use opens::Backing;
 
 const CELL_LEN: u64 = 16;
 /// Cells read at once.
@@ -30,9 +24,6 @@ const CELLS_MAX: u64 = 1 << 26;
 pub struct LookupTable {
     file: File,
     index: HashMap<NodeId, Cell>,
-    /// Of cells that are no lookup counts; the count is what stands below the two highest bits.
-    opens: HashMap<NodeId, Cell>,
-    backings: HashMap<NodeId, Cell>,
     free: Vec<u64>,
     /// Cells in the file.
     cells: u64,
@@ -49,17 +40,12 @@ fn word(bytes: &[u8]) -> Option<u64> {
 }
 
 impl LookupTable {
-    fn of(file: File, cells: u64) -> Self {
-        let (index, opens, backings) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { file, index, opens, backings, free: Vec::new(), cells }
-    }
-
     /// An empty one.
     pub fn create() -> io::Result<Self> {
         let memfd = MemfdOptions::new().create("agentfs-table").map_err(|e| match e {
             memfd::Error::Create(e) | memfd::Error::AddSeals(e) | memfd::Error::GetSeals(e) => e,
         })?;
-        Ok(Self::of(memfd.into_file(), 0))
+        Ok(Self { file: memfd.into_file(), index: HashMap::new(), free: Vec::new(), cells: 0 })
     }
 
     /// One that another process left; rebuilds the index. `InvalidData` for one that is too long.
@@ -69,7 +55,7 @@ impl LookupTable {
         if cells > CELLS_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the table of lookup counts is too long"));
         }
-        let mut table = Self::of(file, cells);
+        let mut table = Self { file, index: HashMap::new(), free: Vec::new(), cells };
         let mut bytes = vec![0; CHUNK * CELL_LEN as usize];
         let mut at = 0;
         while at < cells {
@@ -95,9 +81,6 @@ impl LookupTable {
         if node == 0 || count == 0 {
             self.free.push(at);
             return Ok(());
-        }
-        if opens::is_one(count) {
-            return self.found_opens(at, NodeId(node), count);
         }
         match self.index.entry(NodeId(node)) {
             Entry::Vacant(vacant) => {
@@ -135,22 +118,16 @@ impl LookupTable {
             self.index.insert(node, Cell { at: cell.at, count });
             return Ok(());
         }
-        let at = self.add(node, n)?;
-        self.index.insert(node, Cell { at, count: n });
-        Ok(())
-    }
-
-    /// Takes a free cell.
-    fn add(&mut self, node: NodeId, value: u64) -> io::Result<u64> {
         let at = self.free.last().copied().unwrap_or(self.cells);
         if at >= CELLS_MAX {
             return Err(io::Error::new(io::ErrorKind::OutOfMemory, "the table of lookup counts is full"));
         }
-        self.write(at, node.0, value)?;
+        self.write(at, node.0, n)?;
         if self.free.pop().is_none() {
             self.cells += 1;
         }
-        Ok(at)
+        self.index.insert(node, Cell { at, count: n });
+        Ok(())
     }
 
     /// The kernel forgot `node` `n` times. `true` when it does not know it any more.

@@ -33,7 +33,7 @@ fn seeds() -> Vec<Vec<u8>> {
         blksize: 4096,
     };
     let entry = Entry { node: NodeId(9), generation: 1, attr, entry_valid_ns: 5, attr_valid_ns: 6 };
-    let opened = Opened { fh: 1, keep_cache: true, cache_dir: false, direct_io: false, no_flush: true, backed: false };
+    let opened = Opened { fh: 1, keep_cache: true, cache_dir: false, direct_io: false, no_flush: true };
     let mut listing = dirent::Writer::new(4096, true);
     assert!(listing.push(b"name", 9, 8, 3, Some(&entry)) && listing.push(b"..", 1, 4, 2, None));
     vec![

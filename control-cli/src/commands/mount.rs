@@ -46,7 +46,6 @@ pub(super) fn mount(context: &Context, args: &args::Mount) -> Result<()> {
         read_only: args.ro,
         allow_other: args.allow_other,
         give_up_after: args.give_up_after,
-        passthrough: args.passthrough,
     };
     let held = mounter::mount(context, &request).map_err(|e| in_use(e, &mut client, &args.branch))?;
     context.output.result(&json!({"mount": held, "branch": info}), || {
@@ -379,11 +378,7 @@ pub(super) fn listing(list: &[Value]) -> String {
             vec![
                 text(m, "branch"),
                 text(m, "mountpoint"),
-                match (ro, m.get("passthrough").and_then(Value::as_bool) == Some(true)) {
-                    (true, _) => "ro".into(),
-                    (false, true) => "rw, passthrough".into(),
-                    (false, false) => "rw".into(),
-                },
+                if ro { "ro".into() } else { "rw".into() },
                 state(m),
                 or_dash(number(m, "attached_seconds").map(span).unwrap_or_default()),
                 or_dash(number(m, "requests").map(|n| n.to_string()).unwrap_or_default()),

@@ -109,7 +109,6 @@ fn set_up(context: &Context, info: &BranchInfo, scratch: Option<&Path>, here: Pa
         read_only: false,
         allow_other: false,
         give_up_after: None,
-        passthrough: false,
     };
     let held = mounter::mount(context, &request).map_err(|e| match context.reconnect() {
         Ok(mut client) => mount::in_use(e, &mut client, &info.name),

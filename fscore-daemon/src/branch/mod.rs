@@ -30,7 +30,6 @@
 #![forbid(unsafe_code)]
 
 mod answer;
-mod backed;
 mod base_check;
 pub mod base_list;
 mod between;

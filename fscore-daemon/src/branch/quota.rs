@@ -1,14 +1,13 @@
 //! Limits of branches: setting them, and what is told of them.
 
 use super::Branches;
-use super::info::{fail, fail_branch, refuse};
-use crate::core::error::FsError;
+use super::info::{fail, fail_branch};
 use crate::core::ids::BranchId;
 use crate::core::keys;
 use crate::core::record::{BranchRecord, Quota};
 use crate::core::state::lock;
 use crate::store::Batch;
-use shm_transport::control::{BranchInfo, ErrorCode, Failure, Limits, QuotaInfo};
+use shm_transport::control::{BranchInfo, Failure, Limits, QuotaInfo};
 
 /// The limits with those that are to be set.
 pub(super) fn changed(quota: Quota, limits: &Limits) -> Quota {
@@ -26,21 +25,8 @@ impl Branches {
         if !limits.is_empty() {
             let branch = self.loaded(id)?;
             let quota = changed(self.record(id)?.quota, limits);
-            let is_backed = || !self.core.backed(id).is_empty() && quota != Quota::default();
-            if is_backed() {
-                return Err(refuse(
-                    ErrorCode::Busy,
-                    format!("the kernel writes files of branch {name:?} itself and counts nothing"),
-                )
-                .hint("let programs close them, or mount the branch without passthrough")
-                .done());
-            }
             self.core
                 .set_quota(&branch, quota, || {
-                    if is_backed() {
-                        let source = std::io::Error::from_raw_os_error(nix::errno::Errno::EBUSY as i32);
-                        return Err(FsError::Io { what: "limit a branch whose files were opened just now", source });
-                    }
                     let record = BranchRecord { quota, ..self.core.branch_record(id)? };
                     let mut batch = Batch::default();
                     batch.put(keys::branch(id), record.encode());

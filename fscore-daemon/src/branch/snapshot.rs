@@ -19,8 +19,6 @@ impl Branches {
     /// to the batch.
     pub(super) fn freeze(&self, id: BranchId, more: impl FnOnce(&mut Batch, EpochId)) -> Result<EpochId, Failure> {
         let branch = self.loaded(id)?;
-        // Most of the wait for the disk, before requests have to wait with us.
-        self.sync_backed(&branch)?;
         let mut view = branch.view_mut();
         self.freeze_view(&branch, &mut view, more)
     }
@@ -35,10 +33,8 @@ impl Branches {
         let old = view.head();
         let mut batch = Batch::default();
         more(&mut batch, old);
-        let copies = self.copies_of_backed(branch, view)?;
-        let moved = self.move_head_and(branch, view, Some(old), batch, |batch, new| copies.put(batch, old, new));
-        copies.settle(&self.core, moved.is_ok());
-        moved.map(|()| old)
+        self.move_head(branch, view, Some(old), batch)?;
+        Ok(old)
     }
 
     /// Gives a branch a new, empty head below `parent`.
@@ -47,25 +43,12 @@ impl Branches {
         branch: &Branch,
         view: &mut View,
         parent: Option<EpochId>,
-        batch: Batch,
-    ) -> Result<(), Failure> {
-        self.move_head_and(branch, view, parent, batch, |_, _| {})
-    }
-
-    /// The same; `more` adds what becomes of the new head to the batch.
-    fn move_head_and(
-        &self,
-        branch: &Branch,
-        view: &mut View,
-        parent: Option<EpochId>,
         mut batch: Batch,
-        more: impl FnOnce(&mut Batch, EpochId),
     ) -> Result<(), Failure> {
         let new = self.core.new_epoch().map_err(fail)?;
         let record = BranchRecord { head: new, ..self.record(branch.id)? };
         batch.put(keys::epoch(new), EpochRecord { parent, branch: branch.id }.encode());
         batch.put(keys::branch(branch.id), record.encode());
-        more(&mut batch, new);
         let rest: &[EpochId] = if parent.is_some() { &view.chain } else { &[] };
         let chain: Vec<EpochId> = std::iter::once(new).chain(rest.iter().copied()).collect();
         self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;

@@ -93,15 +93,12 @@ impl Session {
     /// `GETATTR`.
     pub(super) fn get_attr(&self, view: &View, object: ObjectId) -> FsResult<Reply> {
         let (attr, own) = attributes(&self.core, view, object, None)?;
-        Ok(Reply::Attr { attr, valid_ns: self.attr_valid(view, object, own) })
+        Ok(Reply::Attr { attr, valid_ns: self.valid(view, own) })
     }
 
     /// `SETATTR`.
     pub(super) fn set_attr(&self, op: &Op<'_>, object: ObjectId, set: &SetAttr) -> FsResult<Reply> {
-        self.change_attributes(op, object, set, &|attr, own| Reply::Attr {
-            attr,
-            valid_ns: self.attr_valid(op.view, object, own),
-        })
+        self.change_attributes(op, object, set, &|attr, own| Reply::Attr { attr, valid_ns: self.valid(op.view, own) })
     }
 
     /// Changes attributes, the size among them, whole or not at all.
@@ -125,12 +122,6 @@ impl Session {
                 self.set_in_place(*id, set)?;
                 let (attr, own) = attributes(&self.core, op.view, object, None)?;
                 Ok(reply(attr, own))
-            }
-            Some((id, _)) if set.size.is_some() && self.is_backed(object) => {
-                // The kernel goes on with this very file. Cut first: doing that again does no harm.
-                self.set_in_place(*id, set)?;
-                let rest = SetAttr { size: None, ..*set };
-                self.publish_attributes(&Publication { op, object, set: &rest, own: Some(*id), reply })
             }
             _ => {
                 let own = own.map(|(id, _)| id);

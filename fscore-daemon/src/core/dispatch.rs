@@ -71,7 +71,7 @@ impl Session {
                 // What the root has depends on who looks, then.
                 let kept = (object != op.view.root || !self.is_divided())
                     && self.sees_all_changes(op.view, op.view.base_of(object).is_none());
-                Ok(Reply::Opened(Opened { fh, cache_dir: kept, keep_cache: kept, ..Self::opened_own() }))
+                Ok(Reply::Opened(Opened { fh, keep_cache: kept, cache_dir: kept, direct_io: false, no_flush: true }))
             }
             wire::Op::ReadDir { fh, cookie, size, plus } => {
                 self.read_dir(op.view, object, *fh, *cookie, (*size as usize).min(payload.capacity()), *plus, payload)

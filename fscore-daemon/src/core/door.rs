@@ -175,7 +175,7 @@ impl Session {
 }
 
 fn opened(file: bool) -> Opened {
-    Opened { fh: 0, keep_cache: false, cache_dir: false, direct_io: file, no_flush: true, backed: false }
+    Opened { fh: 0, keep_cache: false, cache_dir: false, direct_io: file, no_flush: true }
 }
 
 /// Whether the name in the root is free for the door: neither base nor branch ever had it.

@@ -190,8 +190,8 @@ impl<'a> Edit<'a> {
         if self.view.base_of(dir).is_none() {
             return Ok(());
         }
-        let known = self.change.known_prename(self.core.store.as_ref(), dir, name).is_some();
-        if !known || self.view.dirent(dir, name)?.is_none() {
+        // What hides the base's name was decided before, against what the base had then.
+        if self.view.dirent(dir, name)?.is_none() {
             let found = self.base_name(dir, name)?.map(|s| s.object);
             self.change.prename(self.core.store.as_ref(), dir, name, found);
         }

@@ -64,11 +64,6 @@ pub fn dirent(dir: ObjectId, epoch: EpochId, name: &[u8]) -> Vec<u8> {
 pub fn epoch(id: EpochId) -> Vec<u8> {
     key(b'E', &[id.0], &[])
 }
-/// `F branch object` → serial number (u64, little endian): the kernel may be reading and writing the object's content
-/// file itself.
-pub fn backed(branch: BranchId, object: ObjectId) -> Vec<u8> {
-    key(b'F', &[branch.0, object.0], &[])
-}
 /// `J commit` → [`super::record::CommitRecord`].
 pub fn commit(id: u64) -> Vec<u8> {
     key(b'J', &[id], &[])

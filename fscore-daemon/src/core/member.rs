@@ -145,11 +145,6 @@ impl Core {
         }
         for member in &ended {
             batch.delete(keys::member(member.branch, id));
-            if !member.read_only {
-                self.backed(member.branch)
-                    .iter()
-                    .for_each(|(object, _)| batch.delete(keys::backed(member.branch, *object)));
-            }
         }
         let known = !batch.is_empty();
         if known {

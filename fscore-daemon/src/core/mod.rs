@@ -5,7 +5,6 @@
 mod acl;
 mod ancestry;
 mod attr;
-mod backing;
 pub mod base;
 pub mod change;
 pub mod clock;

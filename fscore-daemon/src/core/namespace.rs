@@ -105,7 +105,7 @@ impl Session {
 
     /// How a file that the branch owns is opened: its pages stay true across opens.
     pub(super) fn opened_own() -> Opened {
-        Opened { fh: 0, keep_cache: true, cache_dir: false, direct_io: false, no_flush: true, backed: false }
+        Opened { fh: 0, keep_cache: true, cache_dir: false, direct_io: false, no_flush: true }
     }
 
     fn fresh_record(

@@ -20,7 +20,6 @@ impl Session {
             lock(&self.seen).remove(&object);
             lock(&self.doubtful).remove(&object);
             lock(&self.emptied).remove(&object);
-            self.forget_backed(object);
             if self.core.store.get(&keys::orphan(self.branch.id, object)).is_some() {
                 orphans.push(object);
             }

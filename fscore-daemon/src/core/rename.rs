@@ -103,8 +103,7 @@ impl Session {
             return Ok(None);
         };
         let content = self.content(id)?;
-        let dirty = content.is_dirty() || self.is_backed(object);
-        let replaces = dirty && view.child(to.0, to.1)?.is_some();
+        let replaces = content.is_dirty() && view.child(to.0, to.1)?.is_some();
         Ok(replaces.then_some(content))
     }
 

@@ -2,7 +2,6 @@
 //! every mutation happen exactly once.
 
 use super::attr::attributes;
-use super::backing::Backed;
 use super::change::Change;
 use super::error::{FsError, FsResult};
 use super::ids::{ContentId, EpochId, ObjectId};
@@ -68,8 +67,6 @@ pub struct Session {
     replies: Arc<Mutex<HashMap<SlotIndex, RequestId>>>,
     /// Processes see different branches: nothing that depends on who asks may be kept by the kernel.
     pub(super) divided: Arc<AtomicBool>,
-    /// What is open, if the mount has passthrough.
-    pub(super) backed: Backed,
 }
 
 impl std::fmt::Debug for Session {
@@ -127,8 +124,7 @@ impl Session {
     ) -> Self {
         let listings = Listings::new(core.cookie_key);
         let (seen, doubtful, emptied) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let backed = Backed::default();
-        Self { id, slot, branch, read_only, core, listings, seen, doubtful, emptied, replies, divided, backed }
+        Self { id, slot, branch, read_only, core, listings, seen, doubtful, emptied, replies, divided }
     }
 
     /// Another view of the same mount. The caller has recorded that the mount has the branch.
@@ -187,9 +183,7 @@ impl Session {
     pub fn run(&self, ctx: &Context, request: &Request, payload: &mut Payload<'_>, payload_len: u32) -> Reply {
         if mutates(&request.op) {
             match self.recorded(ctx.id) {
-                Ok(Some(reply)) => {
-                    return self.backed_reply(&self.branch.view(), request, self.bounded(request.node, reply));
-                }
+                Ok(Some(reply)) => return self.bounded(request.node, reply),
                 Ok(None) => {}
                 Err(e) => return Reply::Error(errno(&e)),
             }
@@ -200,7 +194,7 @@ impl Session {
         let view = self.branch.view();
         let op = Op { ctx, caller: request.caller, view: &view };
         let result = self.dispatch(&op, request, payload, payload_len as usize);
-        self.backed_reply(&view, request, self.reply(request, result))
+        self.reply(request, result)
     }
 
     /// The reply that tells a result.
@@ -292,12 +286,6 @@ impl Session {
         if self.sees_all_changes(view, own) { OWN_NS } else { LAZY_NS }
     }
 
-    /// The same for attributes. While the kernel writes the content file itself, stores through a mapping change its times
-    /// and nobody is told.
-    pub(super) fn attr_valid(&self, view: &View, object: ObjectId, own: bool) -> u64 {
-        if self.is_backed(object) { 0 } else { self.valid(view, own) }
-    }
-
     /// Whether what the branch (`own`) or the base gave changes only through this mount. Beside a read-only one
     /// there may be another that writes, and its kernel tells this one nothing.
     pub(super) fn sees_all_changes(&self, view: &View, own: bool) -> bool {
@@ -312,7 +300,7 @@ impl Session {
             generation: generation(child.object, attr.btime),
             attr,
             entry_valid_ns: self.valid(view, child.found.is_none()),
-            attr_valid_ns: self.attr_valid(view, child.object, own),
+            attr_valid_ns: self.valid(view, own),
         })
     }
 

@@ -13,7 +13,6 @@ use crate::errno::errno;
 use nix::errno::Errno as SysErrno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shm_transport::doorbell::Doorbell;
-use shm_transport::handshake::send_backing;
 use shm_transport::mem::Payload;
 use shm_transport::spin::{Spin, Spun};
 use shm_transport::stats::{Counter, MountStats, StatsWriter};
@@ -27,9 +26,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// Longest wait for the attach to be answered.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
-
 /// Runs the requests of one link and counts them.
 struct Serving {
     daemon: Weak<Daemon>,
@@ -39,9 +35,6 @@ struct Serving {
     /// None when more mounts live than are counted each for itself.
     row: Option<MountStats>,
     requests: AtomicU64,
-    /// Where content files are handed over; there once the attach was answered.
-    stream: Mutex<Option<UnixStream>>,
-    there: Condvar,
 }
 
 impl std::fmt::Debug for Serving {
@@ -56,7 +49,7 @@ impl Handler for Serving {
     }
 
     fn attempt(&self, ctx: &Context, request: &Request, payload: &mut Payload<'_>, payload_len: u32) -> Option<Reply> {
-        let reply = self.counted(request, || {
+        self.counted(request, || {
             if let Op::Forget { .. } = request.op {
                 return Some(self.run(ctx, request, payload, payload_len));
             }
@@ -66,14 +59,12 @@ impl Handler for Serving {
             };
             let reply = chosen.session.attempt(ctx, request, payload, payload_len);
             reply.map(|reply| views::with_view(request, chosen.session.slot, reply))
-        });
-        reply.map(|reply| self.hand_over(request, reply))
+        })
     }
 
     fn handle(&self, ctx: &Context, request: &Request, payload: &mut Payload<'_>, payload_len: u32) -> Reply {
         let run = || Some(self.run(ctx, request, payload, payload_len));
-        let reply = self.counted(request, run).unwrap_or(Reply::Error(Errno::EIO));
-        self.hand_over(request, reply)
+        self.counted(request, run).unwrap_or(Reply::Error(Errno::EIO))
     }
 }
 
@@ -113,42 +104,6 @@ impl Serving {
             self.count(request, reply);
         }
         reply
-    }
-
-    /// Sends the content file that a reply speaks of ahead of it.
-    fn hand_over(&self, request: &Request, reply: Reply) -> Reply {
-        let (node, opened) = if let Reply::Opened(opened) = &reply {
-            (request.node, opened)
-        } else if let Reply::Created(entry, opened) = &reply {
-            (entry.node, opened)
-        } else {
-            return reply;
-        };
-        if !opened.backed {
-            return reply;
-        }
-        let missing = |e: &dyn std::fmt::Display| tracing::error!(error = %e, "a content file cannot be handed over");
-        // Only the mount's own branch has passthrough.
-        let content = match self.views.main().backing(node) {
-            Ok(content) => content,
-            Err(e) => {
-                missing(&e);
-                return Reply::Error(Errno::EIO);
-            }
-        };
-        let unanswered = |stream: &mut Option<UnixStream>| stream.is_none();
-        let stream = self.there.wait_timeout_while(lock(&self.stream), ANSWER_MAX, unanswered);
-        match stream.unwrap_or_else(PoisonError::into_inner).0.as_ref() {
-            Some(stream) => match send_backing(stream, opened.serial(), content.as_fd()) {
-                Ok(()) => reply,
-                Err(e) => {
-                    missing(&e);
-                    Reply::Error(Errno::EIO)
-                }
-            },
-            // It never attached: the request runs again.
-            None => reply,
-        }
     }
 
     fn count(&self, request: &Request, reply: &Reply) {
@@ -263,16 +218,7 @@ impl Link {
         stats.add(Counter::Attaches, 1);
         Ok(Arc::new(Self {
             end,
-            serving: Serving {
-                daemon,
-                core,
-                views,
-                stats,
-                row,
-                requests: AtomicU64::new(0),
-                stream: Mutex::default(),
-                there: Condvar::new(),
-            },
+            serving: Serving { daemon, core, views, stats, row, requests: AtomicU64::new(0) },
             ended: Doorbell::create()?,
             ending: AtomicBool::new(false),
             intake: Mutex::new(()),
@@ -363,14 +309,7 @@ impl Link {
 
     /// Keeps the socket until the link has ended and is settled.
     pub(super) fn keep(&self, stream: UnixStream) {
-        match stream.try_clone() {
-            Ok(stream) => {
-                *lock(&self.serving.stream) = Some(stream);
-                self.serving.there.notify_all();
-            }
-            Err(error) => tracing::warn!(%error, "no content file can be handed over"),
-        }
-        // Nothing ever comes here: anything to read is the end, an error, or a broken peer.
+        // Nothing is ever sent here: anything to read is the end, an error, or a broken peer.
         while !self.is_ending() && !readable(&stream) {
             if let Err(error) = self.wait(stream.as_fd()) {
                 self.fail(&error);
@@ -378,7 +317,6 @@ impl Link {
         }
         self.stop();
         self.settled(None);
-        *lock(&self.serving.stream) = None;
     }
 }
 

@@ -12,10 +12,10 @@ use crate::core::member::Member;
 use crate::core::session::Session;
 use crate::core::state::lock;
 use crate::failure::{fail_doing, refuse};
+use shm_transport::TransportError;
 use shm_transport::control::{Attached, ErrorCode, Failure, MountInfo};
 use shm_transport::handshake::{self, Attach};
 use shm_transport::wire::SessionId;
-use shm_transport::{SessionFds, TransportError};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -97,7 +97,6 @@ impl Mount {
             mountpoint: self.mountpoint.clone(),
             frontend_pid: link.as_ref().map_or(0, |link| link.frontend_pid),
             read_only: self.read_only,
-            passthrough: self.session.has_passthrough(),
             attached_seconds: link.as_ref().map_or(0, |link| link.since.elapsed().as_secs()),
             requests: link.as_ref().map_or(0, |link| link.requests()),
             in_flight: link.as_ref().map_or(0, |link| link.end().in_flight() as u64),
@@ -154,7 +153,6 @@ pub(super) fn list(daemon: &Daemon) -> Result<Vec<MountInfo>, Failure> {
             mountpoint: member.mountpoint,
             frontend_pid: 0,
             read_only: member.read_only,
-            passthrough: false,
             attached_seconds: 0,
             requests: 0,
             in_flight: 0,
@@ -203,11 +201,10 @@ pub(super) fn attach(daemon: &Daemon, attach: Attach, fds: Vec<OwnedFd>, pid: i3
     let accept = |fds| handshake::accept(fds, attach.session, attach.epoch).map_err(|e| of_transport(&e));
     let Some(mount) = daemon.mounts.get(attach.session) else {
         // Checked before anything is opened: what is refused here leaves nothing behind.
-        let (fds, end) = accept(fds)?;
+        let (_, end) = accept(fds)?;
         give_dead_writer_back(daemon, &attach);
         let mount = open(daemon, &attach)?;
         let turn = lock(&mount.turn);
-        use_passthrough(&mount, &fds)?;
         let kept = link(daemon, &mount, end, queues, pid);
         drop(turn);
         return kept;
@@ -221,17 +218,8 @@ pub(super) fn attach(daemon: &Daemon, attach: Attach, fds: Vec<OwnedFd>, pid: i3
     }
     let _turn = lock(&mount.turn);
     mount.release()?;
-    let (fds, end) = accept(fds)?;
-    use_passthrough(&mount, &fds)?;
+    let (_, end) = accept(fds)?;
     link(daemon, &mount, end, queues, pid)
-}
-
-/// Takes up what the mounting process settled with the kernel.
-fn use_passthrough(mount: &Mount, fds: &SessionFds) -> Result<(), Failure> {
-    if fds.header().map_err(|e| of_transport(&e))?.has_passthrough() {
-        mount.session.use_passthrough().map_err(|e| fail_doing("take up passthrough", &e))?;
-    }
-    Ok(())
 }
 
 /// The read-write mount of the branch that is in the way of `attach`, alive or dead.

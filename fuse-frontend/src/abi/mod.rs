@@ -41,7 +41,6 @@ pub(crate) mod fopen {
     pub(crate) const KEEP_CACHE: u32 = 1 << 1;
     pub(crate) const CACHE_DIR: u32 = 1 << 3;
     pub(crate) const NOFLUSH: u32 = 1 << 5;
-    pub(crate) const PASSTHROUGH: u32 = 1 << 7;
 }
 
 /// `FUSE_OPEN_KILL_SUIDGID` of `open_in.open_flags`.

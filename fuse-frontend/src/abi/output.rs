@@ -147,14 +147,6 @@ impl From<&Entry> for EntryOut {
     }
 }
 
-impl OpenOut {
-    /// A file that the kernel reads and writes itself, by the number that it was given. It allows hardly a flag beside.
-    pub(crate) fn backed(opened: &Opened, id: u32) -> Self {
-        let flags = super::fopen::PASSTHROUGH | if opened.no_flush { super::fopen::NOFLUSH } else { 0 };
-        Self { fh: opened.fh, open_flags: flags, backing_id: id.cast_signed() }
-    }
-}
-
 impl From<&Opened> for OpenOut {
     fn from(o: &Opened) -> Self {
         let flag = |set: bool, bit: u32| if set { bit } else { 0 };

@@ -25,11 +25,10 @@ fn entry(node: u64) -> Entry {
     Entry { node: NodeId(node), generation: 1, attr: attr(), entry_valid_ns: 1_500_000_000, attr_valid_ns: 7 }
 }
 
-const OPENED: Opened =
-    Opened { fh: 0xabcd, keep_cache: true, cache_dir: false, direct_io: false, no_flush: true, backed: false };
+const OPENED: Opened = Opened { fh: 0xabcd, keep_cache: true, cache_dir: false, direct_io: false, no_flush: true };
 
 fn fixed(expect: Expect, answer: &Reply) -> Vec<u8> {
-    match reply(6, expect, answer, None) {
+    match reply(6, expect, answer) {
         Some(Outgoing::Fixed(fixed)) => fixed.as_bytes().to_vec(),
         other => panic!("{other:?}"),
     }
@@ -82,17 +81,16 @@ fn a_created_file_is_an_entry_and_an_open() {
 #[test]
 fn a_negative_entry_answers_lookups_only() {
     assert_eq!(&fixed(Expect::Lookup, &Reply::Entry(entry(0)))[16..24], [0; 8]);
-    assert!(reply(6, Expect::Entry, &Reply::Entry(entry(0)), None).is_none());
-    assert!(reply(6, Expect::Created { flags: 0 }, &Reply::Created(entry(0), OPENED), None).is_none());
+    assert!(reply(6, Expect::Entry, &Reply::Entry(entry(0))).is_none());
+    assert!(reply(6, Expect::Created { flags: 0 }, &Reply::Created(entry(0), OPENED)).is_none());
 }
 
 #[test]
 fn more_data_than_was_asked_for_is_no_answer() {
-    assert!(reply(6, Expect::Data { max: 10 }, &Reply::Data { len: 11 }, None).is_none());
-    assert!(reply(6, Expect::Listing { max: 10, plus: true }, &Reply::Data { len: 11 }, None).is_none());
-    assert!(reply(6, Expect::Written { max: 10 }, &Reply::Written { size: 11 }, None).is_none());
-    let Some(Outgoing::Payload { header, len: 10 }) =
-        reply(6, Expect::Data { max: 10 }, &Reply::Data { len: 10 }, None)
+    assert!(reply(6, Expect::Data { max: 10 }, &Reply::Data { len: 11 }).is_none());
+    assert!(reply(6, Expect::Listing { max: 10, plus: true }, &Reply::Data { len: 11 }).is_none());
+    assert!(reply(6, Expect::Written { max: 10 }, &Reply::Written { size: 11 }).is_none());
+    let Some(Outgoing::Payload { header, len: 10 }) = reply(6, Expect::Data { max: 10 }, &Reply::Data { len: 10 })
     else {
         panic!("not a payload");
     };
@@ -104,14 +102,14 @@ fn extended_attributes_by_size() {
     assert_eq!(fixed(Expect::Xattr { size: 0 }, &Reply::XattrSize { size: 5 })[16..], [5, 0, 0, 0, 0, 0, 0, 0]);
     let short = fixed(Expect::Xattr { size: 4 }, &Reply::Data { len: 5 });
     assert_eq!(short, error(6, Errno::ERANGE).as_bytes());
-    assert!(reply(6, Expect::Xattr { size: 4 }, &Reply::XattrSize { size: 5 }, None).is_none());
+    assert!(reply(6, Expect::Xattr { size: 4 }, &Reply::XattrSize { size: 5 }).is_none());
     assert_eq!(fixed(Expect::Xattr { size: 4 }, &Reply::Data { len: 0 }).len(), 16);
 }
 
 #[test]
 fn counts_offsets_and_space() {
     assert_eq!(fixed(Expect::Copied, &Reply::Offset(9))[16..], [9, 0, 0, 0, 0, 0, 0, 0]);
-    assert!(reply(6, Expect::Copied, &Reply::Offset(1 << 32), None).is_none());
+    assert!(reply(6, Expect::Copied, &Reply::Offset(1 << 32)).is_none());
     assert_eq!(fixed(Expect::Offset, &Reply::Offset(1 << 32))[16..], [0, 0, 0, 0, 1, 0, 0, 0]);
     let stat = FsStat { blocks: 1, bfree: 2, bavail: 3, files: 4, ffree: 5, bsize: 4096, namelen: 255 };
     let bytes = fixed(Expect::StatFs, &Reply::StatFs(stat));
@@ -121,19 +119,19 @@ fn counts_offsets_and_space() {
 
 #[test]
 fn an_answer_to_another_question_is_none() {
-    assert!(reply(6, Expect::Attr, &Reply::Ok, None).is_none());
-    assert!(reply(6, Expect::Nothing, &Reply::Entry(entry(2)), None).is_none());
+    assert!(reply(6, Expect::Attr, &Reply::Ok).is_none());
+    assert!(reply(6, Expect::Nothing, &Reply::Entry(entry(2))).is_none());
     assert_eq!(fixed(Expect::Attr, &Reply::Error(Errno::ESTALE)), error(6, Errno::ESTALE).as_bytes());
 }
 
 #[test]
 fn an_ioctl_has_its_result_and_its_data() {
     let answer = Reply::Ioctl { errno: Some(Errno::ENOENT), len: 5, expire: 9, settle: 7 };
-    match reply(6, Expect::Ioctl { max: 5 }, &answer, None) {
+    match reply(6, Expect::Ioctl { max: 5 }, &answer) {
         Some(Outgoing::Ioctl { unique: 6, result: -2, len: 5, first: First { settle: 7, expire: 9 } }) => {}
         other => panic!("{other:?}"),
     }
-    assert!(reply(6, Expect::Ioctl { max: 4 }, &answer, None).is_none(), "more than the caller has room for");
+    assert!(reply(6, Expect::Ioctl { max: 4 }, &answer).is_none(), "more than the caller has room for");
     let head = ioctl_head(6, -2, 5);
     assert_eq!(head[..16], [37, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(head[16..], [0xfe, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -144,23 +142,7 @@ fn notifications_are_laid_out_as_the_kernel_reads_them() {
     let bytes = expire_name(b"ab");
     assert_eq!(bytes[..16], [35, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(bytes[16..], [1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, b'a', b'b', 0]);
-    let bytes = forget_cached(NodeId::ROOT);
+    let bytes = forget_root();
     assert_eq!(bytes[..24], [40, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(bytes[24..], [0; 16]);
-}
-
-#[test]
-fn a_file_that_the_kernel_reads_and_writes_itself_has_its_number_and_no_cache() {
-    let flags = |backing| match reply(
-        6,
-        Expect::Opened { node: NodeId(5), flags: 2, dir: false },
-        &Reply::Opened(OPENED),
-        backing,
-    ) {
-        Some(Outgoing::Fixed(fixed)) => fixed.as_bytes()[24..32].to_vec(),
-        other => panic!("{other:?}"),
-    };
-    // FOPEN_PASSTHROUGH and FOPEN_NOFLUSH: the kernel refuses FOPEN_KEEP_CACHE beside it.
-    assert_eq!(flags(Some(9)), [0xa0, 0, 0, 0, 9, 0, 0, 0]);
-    assert_eq!(flags(None), [0x22, 0, 0, 0, 0, 0, 0, 0]);
 }

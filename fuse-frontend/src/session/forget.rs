@@ -51,10 +51,7 @@ impl<D: Daemon> Session<D> {
     /// The kernel knows `node` by `lookups` fewer.
     pub(super) fn lower(&mut self, node: NodeId, lookups: u64) {
         match self.counts.lower(node, lookups) {
-            Ok(true) if node != NodeId::ROOT => {
-                self.forget_opens(node);
-                self.forgetting.push(node);
-            }
+            Ok(true) if node != NodeId::ROOT => self.forgetting.push(node),
             Ok(_) => {}
             // The count stays too high: the object is kept too long, which is the safe side.
             Err(error) => tracing::warn!(%error, "a lookup count cannot be lowered"),

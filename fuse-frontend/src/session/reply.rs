@@ -42,8 +42,7 @@ impl<D: Daemon> Session<D> {
     /// Answers a request with what the daemon said.
     pub(super) fn answer(&mut self, unique: u64, expect: Expect, completion: Completion) -> io::Result<Life> {
         let Completion { lease, id, reply } = completion;
-        let (reply, backing) = self.settle_backing(expect, reply);
-        let outgoing = encode::reply(unique, expect, &reply, backing).unwrap_or_else(|| {
+        let outgoing = encode::reply(unique, expect, &reply).unwrap_or_else(|| {
             tracing::error!(?id, ?expect, ?reply, "the daemon's reply does not fit the question; it becomes EIO");
             Outgoing::Fixed(encode::error(unique, Errno::EIO))
         });
@@ -71,7 +70,6 @@ impl<D: Daemon> Session<D> {
             Outgoing::Ioctl { unique, result, len, first } => self.answer_ioctl(unique, result, len, first, &lease),
         }?;
         self.daemon.transport().release(lease);
-        self.released(expect, &reply);
         match written {
             Written::Delivered => Ok(Life::Goes),
             Written::Unmounted => Ok(Life::Ended),
@@ -142,9 +140,6 @@ impl<D: Daemon> Session<D> {
             _ => None,
         };
         if let Some((node, fh, flags, dir)) = opened {
-            if !dir {
-                self.closed(node);
-            }
             let op = if dir { Op::ReleaseDir { fh } } else { Op::Release { fh, flags } };
             self.tell(&Request { caller: shm_transport::wire::Caller::default(), node, op });
         }

@@ -14,7 +14,7 @@ use super::*;
 use crate::mount::{self, MountRequest};
 use shm_transport::wire::SessionId;
 use shm_transport::{Geometry, Handler, InProcess};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -29,12 +29,6 @@ impl Daemon for Here {
     }
     fn transport_ref(&self) -> &InProcess {
         &self.0
-    }
-    fn backing(&mut self, _: u32) -> Option<OwnedFd> {
-        None
-    }
-    fn heard(&mut self) -> bool {
-        false
     }
     fn slots(&self) -> usize {
         8
@@ -115,7 +109,6 @@ fn request(dir: &Path, without: &[&str]) -> MountRequest {
         flags: vec![mount::MountFlag::NoAtime],
         without: crate::feature::flags_of(without).unwrap(),
         give_up_after: None,
-        passthrough: false,
     }
 }
 

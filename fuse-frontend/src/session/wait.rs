@@ -89,7 +89,6 @@ impl<D: Daemon> Session<D> {
                 KERNEL => self.readable = true,
                 DOORBELL => self.daemon.transport().disarm(),
                 END => self.begin_to_leave(),
-                _ if self.daemon.heard() => {}
                 _ => self.hung_up(),
             }
         }

@@ -136,8 +136,7 @@ impl Tree {
 
     fn run(&mut self, request: &Request, payload: &mut Payload<'_>, len: u32) -> Result<Reply, Errno> {
         let node = request.node.0;
-        let opened =
-            |cache_dir| Opened { fh: 7, keep_cache: true, cache_dir, direct_io: false, no_flush: true, backed: false };
+        let opened = |cache_dir| Opened { fh: 7, keep_cache: true, cache_dir, direct_io: false, no_flush: true };
         let bytes = || payload.to_vec(len as usize).ok_or(Errno::EIO);
         Ok(match &request.op {
             Op::Lookup { name } => Reply::Entry(self.entry(self.find(node, name)?)?),

@@ -80,9 +80,6 @@ fn os<'a>(words: &[&'a str]) -> Vec<&'a OsStr> {
     words.iter().map(|w| OsStr::new(*w)).collect()
 }
 
-/// Set by who wants every suite to run on mounts with passthrough.
-const PASSTHROUGH: &str = "AGENTFS_HARNESS_PASSTHROUGH";
-
 impl World {
     /// Runs `agentfs … --json`, which must succeed; what it printed.
     #[track_caller]
@@ -139,9 +136,6 @@ impl World {
             args.extend([OsStr::new("--base"), base.as_os_str()]);
         }
         args.extend(os(options));
-        if std::env::var_os(PASSTHROUGH).is_some() && !options.iter().any(|o| ["--ro", "--passthrough"].contains(o)) {
-            args.push(OsStr::new("--passthrough"));
-        }
         args.push(at.as_os_str());
         self.cli(&args);
         assert!(mounts::is_mounted(at), "`agentfs mount` succeeded but {} is no mountpoint", at.display());

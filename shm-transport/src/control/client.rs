@@ -293,11 +293,6 @@ impl Client {
         self.call(Command::EndSession { session }).map(drop)
     }
 
-    /// Reads nothing behind the answers from now on.
-    pub fn read_no_further(&mut self) {
-        self.lines.read_no_further();
-    }
-
     /// The socket: after an attach it carries no more lines.
     pub fn into_stream(self) -> UnixStream {
         self.lines.into_stream()

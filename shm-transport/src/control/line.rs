@@ -53,14 +53,12 @@ pub struct LineStream {
     /// Bytes at the front of `buffer` that were searched for a newline.
     searched: usize,
     fds: Vec<OwnedFd>,
-    /// Nothing behind a line is read with it.
-    exact: bool,
 }
 
 impl LineStream {
     /// Over a connected socket.
     pub fn new(stream: UnixStream) -> Self {
-        Self { stream, buffer: Vec::new(), searched: 0, fds: Vec::new(), exact: false }
+        Self { stream, buffer: Vec::new(), searched: 0, fds: Vec::new() }
     }
 
     /// The next line, waiting for it; `None` at the end of the connection. After an error the
@@ -116,8 +114,7 @@ impl LineStream {
     /// Receives more; `false` at the end.
     fn fill(&mut self) -> io::Result<bool> {
         let mut chunk = [0; CHUNK];
-        let most = if self.exact { 1 } else { CHUNK };
-        let room = most.min(LINE_MAX + 1 - self.buffer.len().min(LINE_MAX));
+        let room = CHUNK.min(LINE_MAX + 1 - self.buffer.len().min(LINE_MAX));
         let (count, fds) = loop {
             match fds::recv(self.stream.as_fd(), chunk.get_mut(..room).unwrap_or_default()) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -130,11 +127,6 @@ impl LineStream {
         self.fds.extend(fds);
         self.buffer.extend_from_slice(chunk.get(..count).unwrap_or_default());
         Ok(count > 0)
-    }
-
-    /// Reads nothing behind a line from now on: it is for another reader of the socket.
-    pub fn read_no_further(&mut self) {
-        self.exact = true;
     }
 
     /// Writes `value` as a line.

@@ -381,9 +381,6 @@ pub struct MountInfo {
     pub frontend_pid: i32,
     /// Read-only.
     pub read_only: bool,
-    /// The kernel reads and writes content files itself.
-    #[serde(default)]
-    pub passthrough: bool,
     /// Since this incarnation attached, in seconds.
     pub attached_seconds: u64,
     /// Requests answered since then.

@@ -132,27 +132,6 @@ pub fn unread_by_peer(socket: BorrowedFd<'_>) -> io::Result<usize> {
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
-/// `ioctl(FUSE_DEV_IOC_BACKING_OPEN)`: lets the kernel read and write `file` itself for files of the mount that `fuse` is
-/// the server's end of, and gives the number by which it is named there. Needs `CAP_SYS_ADMIN`. What the calling thread may
-/// do is what the kernel may do by that number.
-pub fn backing_open(fuse: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<u32> {
-    /// `_IOW(229, 1, struct fuse_backing_map)`.
-    const BACKING_OPEN: libc::c_ulong = 1 << 30 | 16 << 16 | 229 << 8 | 1;
-    // `struct fuse_backing_map`: fd, flags, and 8 bytes of padding.
-    let map: [i32; 4] = [file.as_raw_fd(), 0, 0, 0];
-    // SAFETY: the ioctl reads a struct of these 16 bytes, which live through the call; another kind of file refuses it.
-    let returned = unsafe { libc::ioctl(fuse.as_raw_fd(), BACKING_OPEN, map.as_ptr()) };
-    u32::try_from(returned).ok().filter(|id| *id > 0).ok_or_else(io::Error::last_os_error)
-}
-
-/// `ioctl(FUSE_DEV_IOC_BACKING_CLOSE)`: no further open has this number; those that have it go on.
-pub fn backing_close(fuse: BorrowedFd<'_>, id: u32) -> io::Result<()> {
-    /// `_IOW(229, 2, uint32_t)`.
-    const BACKING_CLOSE: libc::c_ulong = 1 << 30 | 4 << 16 | 229 << 8 | 2;
-    // SAFETY: the ioctl reads one number of 32 bits, which lives through the call.
-    done(libc::c_long::from(unsafe { libc::ioctl(fuse.as_raw_fd(), BACKING_CLOSE, &raw const id) }))
-}
-
 fn is_fuse(fd: BorrowedFd<'_>) -> io::Result<bool> {
     use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
     Ok(fstatfs(fd)?.filesystem_type() == FUSE_SUPER_MAGIC)

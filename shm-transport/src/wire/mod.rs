@@ -19,5 +19,5 @@ pub use attr::{Attr, FileKind, SetAttr, SetTime, Timestamp};
 pub use codec::{CodecError, decode_reply, decode_request, encode_reply, encode_request};
 pub use errno::Errno;
 pub use ids::{NodeId, RequestId, SessionId, SlotIndex, ViewSlot};
-pub use op::{Caller, Op, PLAIN, Request};
+pub use op::{Caller, Op, Request};
 pub use reply::{Entry, FsStat, Opened, Reply};

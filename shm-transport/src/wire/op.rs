@@ -25,10 +25,6 @@ pub struct Request {
     pub op: Op,
 }
 
-/// Among the flags of `Open`, `Create` and `Tmpfile`, and none of `open(2)`'s: the file must go through the daemon. It is
-/// open that way already, or the mount cannot do otherwise.
-pub const PLAIN: u32 = 1 << 31;
-
 /// The operations. "Payload" is the buffer that travels with the slot: `in` is filled by the
 /// frontend before it submits, `out` by the daemon before it completes. No operation but `Ioctl` uses both.
 /// `fh` is whatever the daemon answered at open; file handles are hints, state is found by node.
@@ -134,7 +130,7 @@ pub enum Op {
         /// With `O_TRUNC`: strip setuid and setgid (`FUSE_OPEN_KILL_SUIDGID`).
         kill_suidgid: bool,
     },
-    /// The last descriptor of an open is closed. Reply `Ok`, or `Released` where the mount has passthrough.
+    /// The last descriptor of an open is closed. Reply `Ok`.
     Release {
         /// From `Opened`.
         fh: u64,

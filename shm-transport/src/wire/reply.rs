@@ -1,6 +1,5 @@
 //! Replies: what the daemon may answer.
 
-use super::limits::{IOCTL_MAX, IOCTL_NAMES_MAX, IOCTL_SETTLE_MAX, PAYLOAD_MAX};
 use super::{Attr, Errno, NodeId};
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -32,16 +31,6 @@ pub struct Opened {
     pub direct_io: bool,
     /// No request is wanted at close (`FOPEN_NOFLUSH`).
     pub no_flush: bool,
-    /// The kernel reads and writes the host's file itself (`FOPEN_PASSTHROUGH`); its descriptor comes over the
-    /// connection, under the serial number that is the lower half of `fh`. Only where the mount has passthrough.
-    pub backed: bool,
-}
-
-impl Opened {
-    /// The serial number of the file's time of passthrough; if it has none, of the latest on the mount.
-    pub fn serial(&self) -> u32 {
-        self.fh as u32
-    }
 }
 
 /// What `statfs(2)` tells, counts in units of `bsize` bytes.
@@ -116,46 +105,10 @@ pub enum Reply {
         /// the kernel keeps what it was told before.
         settle: u32,
     },
-    /// To `Release` on a mount with passthrough.
-    Released {
-        /// The kernel still reads and writes the host's file itself, in the time of this serial number. Otherwise
-        /// every time up to that number is over.
-        backed: bool,
-        /// See there.
-        serial: u32,
-    },
 }
 
 impl From<Errno> for Reply {
     fn from(e: Errno) -> Self {
         Self::Error(e)
-    }
-}
-
-impl Reply {
-    /// Whether a descriptor belongs to it.
-    pub(crate) fn is_backed(&self) -> bool {
-        matches!(self, Self::Opened(opened) | Self::Created(_, opened) if opened.backed)
-    }
-
-    /// Whether the payload that it speaks of can be.
-    pub(crate) fn fits(&self) -> bool {
-        match self {
-            Self::Data { len } => *len as usize <= PAYLOAD_MAX,
-            Self::Ioctl { len, expire, settle, .. } => {
-                *len as usize <= IOCTL_MAX && *expire as usize <= IOCTL_NAMES_MAX && *settle <= IOCTL_SETTLE_MAX
-            }
-            Self::Ok
-            | Self::Error(_)
-            | Self::Entry(_)
-            | Self::Attr { .. }
-            | Self::Opened(_)
-            | Self::Created(..)
-            | Self::Written { .. }
-            | Self::XattrSize { .. }
-            | Self::Offset(_)
-            | Self::Released { .. }
-            | Self::StatFs(_) => true,
-        }
     }
 }

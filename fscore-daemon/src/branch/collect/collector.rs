@@ -255,6 +255,9 @@ impl<'a> Collector<'a> {
             self.told.dropped += 1;
         }
         if whole {
+            for letter in [b'p', b'q'] {
+                self.branches.remove_keys(&keys::prefix(letter, &[epoch.0]))?;
+            }
             batch.delete(keys::epoch(epoch));
         }
         core.store.commit(&batch)?;

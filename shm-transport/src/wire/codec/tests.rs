@@ -105,8 +105,12 @@ fn entry() -> impl Strategy<Value = Entry> {
 }
 
 fn opened() -> impl Strategy<Value = Opened> {
-    any::<(u64, bool, bool, bool, bool, bool)>().prop_map(|(fh, keep_cache, cache_dir, direct_io, no_flush, backed)| {
-        Opened { fh, keep_cache, cache_dir, direct_io, no_flush, backed }
+    any::<(u64, bool, bool, bool, bool)>().prop_map(|(fh, keep_cache, cache_dir, direct_io, no_flush)| Opened {
+        fh,
+        keep_cache,
+        cache_dir,
+        direct_io,
+        no_flush,
     })
 }
 
@@ -117,7 +121,6 @@ fn reply() -> impl Strategy<Value = Reply> {
         entry().prop_map(Reply::Entry),
         (attr(), any::<u64>()).prop_map(|(attr, valid_ns)| Reply::Attr { attr, valid_ns }),
         opened().prop_map(Reply::Opened),
-        any::<(bool, u32)>().prop_map(|(backed, serial)| Reply::Released { backed, serial }),
         (entry(), opened()).prop_map(|(e, o)| Reply::Created(e, o)),
         any::<u32>().prop_map(|len| Reply::Data { len }),
         any::<u64>().prop_map(Reply::Offset),
