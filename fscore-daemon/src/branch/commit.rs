@@ -2,13 +2,12 @@
 
 use super::Branches;
 use super::conflict::conflicts;
-use super::delete::{mark_committed, mark_reclaiming};
+use super::delete::mark_reclaiming;
 use super::diff::Comparison;
 use super::info::{fail, fail_branch, fail_store, refuse, refuse_mounted};
 use super::merge::Preferences;
-use super::paths::{Changed, scan};
+use super::paths::Changed;
 use super::plan::{base_objects, steps};
-use crate::core::ids::BranchId;
 use crate::core::keys;
 use crate::core::record::CommitRecord;
 use crate::core::state::lock;
@@ -23,8 +22,6 @@ use std::path::{Path, PathBuf};
 
 /// Room for the conflicts in one answer line, in bytes.
 const CONFLICTS_MAX: usize = LINE_MAX / 2;
-/// Pre-images handed on in one batch.
-const CHUNK: usize = 10_000;
 
 impl Branches {
     /// Prepared commits that were neither finished nor aborted.
@@ -122,14 +119,11 @@ impl Branches {
         let mut view = branch.view_mut();
         let old: View = view.clone();
         let changed = Changed::of(&old).map_err(fail)?;
-        self.hand_on(record.branch)?;
         let mut batch = Batch { reclaims: true, ..Batch::default() };
         batch.delete(keys::commit(id));
-        mark_committed(&mut batch, record.branch);
         let left = self.owners(&old.chain).map_err(fail)?;
         mark_reclaiming(&mut batch, &left);
         self.move_head(&branch, &mut view, None, batch)?;
-        self.forget_preimages(record.branch).map_err(fail)?;
         if let Some(base) = &old.base {
             for object in base_objects(&old, &changed.objects) {
                 base.forget(object);
@@ -139,38 +133,6 @@ impl Branches {
         self.remove_journal(id)?;
         self.reclaim_unreachable(&left).map_err(|e| fail_branch(&name, e))?;
         self.core.store.sync().map_err(|e| fail(e.into()))
-    }
-
-    /// Branches made from this one rely on its pre-images: they get their own before these go.
-    pub(super) fn hand_on(&self, id: BranchId) -> Result<(), Failure> {
-        let store = self.core.store.as_ref();
-        let children: Vec<_> = self
-            .records()?
-            .into_iter()
-            .filter(|(_, record)| record.from.is_some_and(|(from, _)| from == id))
-            .map(|(child, _)| child)
-            .collect();
-        if children.is_empty() {
-            return Ok(());
-        }
-        for letter in [b'P', b'Q'] {
-            let kept = scan(store, &keys::prefix(letter, &[id.0]), |key, value| {
-                Some((keys::tail(key, 1)?.to_vec(), value.to_vec()))
-            })
-            .map_err(fail)?;
-            for some in kept.chunks(CHUNK) {
-                for child in &children {
-                    let mut batch = Batch::default();
-                    for (tail, value) in some {
-                        let mut key = keys::prefix(letter, &[child.0]);
-                        key.extend_from_slice(tail);
-                        batch.put(key, value.as_slice());
-                    }
-                    store.commit(&batch).map_err(|e| fail(e.into()))?;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// The branch stays as it is; what was frozen stays frozen. Number 0, which no journal has, is fine.

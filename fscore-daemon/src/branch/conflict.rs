@@ -1,20 +1,17 @@
 //! Paths that changed in the base since the branch first changed them.
 //!
-//! What the base had then stands in the pre-images, of objects and of names, of the branch that made the
-//! change: this one or one that it was made from.
+//! What the base had then stands in the pre-images, of objects and of names, of the epoch that made the change.
 
 use super::diff::{Comparison, Entry, shown};
 use super::merge::Preferences;
-use super::paths::{Path, Tree, join, scan, split};
-use super::refresh::Known;
+use super::paths::{Path, Tree, join, split};
+use super::preimages::{Preimages, Was};
 use crate::core::error::{FsError, FsResult};
-use crate::core::ids::{BranchId, EpochId, ObjectId};
-use crate::core::keys;
-use crate::core::record::{BaseIdentity, Body, BranchRecord, DirentRecord, EpochRecord};
-use crate::core::view::View;
+use crate::core::ids::ObjectId;
+use crate::core::record::{BaseIdentity, Body, DirentRecord};
 use shm_transport::control::{ChangeKind, Conflict, Side};
 use shm_transport::wire::FileKind;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 const BOTH_MODIFIED: &str = "both modified";
 const BOTH_ADDED: &str = "both added";
@@ -22,124 +19,6 @@ const DELETED_THERE: &str = "modified here, deleted in the base";
 const DELETED_HERE: &str = "deleted here, modified in the base";
 const ADDED_THERE: &str = "deleted here, added in the base";
 const UNKNOWN: &str = "changed here, and what the base had then is not known any more";
-
-/// What the base had at a name when the branch first changed the name.
-enum Was {
-    /// The branch did not change it.
-    Unknown,
-    Nothing,
-    Object(ObjectId),
-}
-
-/// Finds the pre-images that count for a view.
-pub(super) struct Preimages<'a> {
-    view: &'a View,
-    owners: HashMap<EpochId, BranchId>,
-    /// The view's branch, and those it was made from, nearest first.
-    lineage: Vec<BranchId>,
-    /// Epochs of the view from which on others count, nearest first.
-    renewed: Vec<EpochId>,
-}
-
-impl<'a> Preimages<'a> {
-    pub(super) fn of(view: &'a View) -> FsResult<Self> {
-        let mut owners = HashMap::new();
-        for &epoch in view.chain.iter() {
-            let bytes = view.store.get(&keys::epoch(epoch)).ok_or(FsError::Damaged("epoch missing"))?;
-            owners.insert(epoch, EpochRecord::decode(&bytes)?.branch);
-        }
-        let mut lineage = vec![view.branch];
-        let mut at = view.branch;
-        while let Some(bytes) = view.store.get(&keys::branch(at)) {
-            match BranchRecord::decode(&bytes)?.from {
-                // Numbers rise, so a damaged lineage cannot make a loop.
-                Some((from, _)) if from < at => {
-                    lineage.push(from);
-                    at = from;
-                }
-                _ => break,
-            }
-        }
-        let renews = |epoch: &EpochId| {
-            [b'p', b'q'].into_iter().any(|letter| {
-                let prefix = keys::prefix(letter, &[epoch.0]);
-                let mut found = false;
-                view.store.scan(&prefix, &mut |key, _| {
-                    found = key.starts_with(&prefix);
-                    false
-                });
-                found
-            })
-        };
-        let renewed = view.chain.iter().copied().filter(renews).collect();
-        Ok(Self { view, owners, lineage, renewed })
-    }
-
-    /// The value that counts from the nearest epoch on. Else the one recorded by the branch that made the oldest change;
-    /// where that is gone (the branch was committed meanwhile), by the nearest that has one.
-    fn find(
-        &self,
-        record: impl Fn(EpochId) -> Vec<u8>,
-        preimage: impl Fn(BranchId) -> Vec<u8>,
-        renewed: impl Fn(EpochId) -> Vec<u8>,
-    ) -> Option<Vec<u8>> {
-        let store = &self.view.store;
-        if let Some(found) = self.renewed.iter().find_map(|epoch| store.get(&renewed(*epoch))) {
-            return Some(found);
-        }
-        let oldest = self.view.chain.iter().rev().find(|e| store.get(&record(**e)).is_some());
-        let owner = oldest.and_then(|e| self.owners.get(e)).copied();
-        owner.into_iter().chain(self.lineage.iter().copied()).find_map(|branch| store.get(&preimage(branch)))
-    }
-
-    /// Everything that counts from an epoch of the view on.
-    pub(super) fn renewed(&self) -> FsResult<Known> {
-        let mut known = Known::default();
-        let store = self.view.store.as_ref();
-        // The nearest come last, and stay.
-        for epoch in self.renewed.iter().rev() {
-            let objects = scan(store, &keys::prefix(b'p', &[epoch.0]), |key, value| {
-                Some((ObjectId(keys::number(key, 1)?), value.to_vec()))
-            })?;
-            known.objects.extend(objects);
-            let names = scan(store, &keys::prefix(b'q', &[epoch.0]), |key, value| {
-                Some(((ObjectId(keys::number(key, 1)?), keys::tail(key, 2)?.to_vec()), value.to_vec()))
-            })?;
-            known.names.extend(names);
-        }
-        Ok(known)
-    }
-
-    /// As recorded, of an object.
-    pub(super) fn object_bytes(&self, object: ObjectId) -> Option<Vec<u8>> {
-        self.find(|e| keys::object(object, e), |b| keys::preimage(b, object), |e| keys::renewed_preimage(e, object))
-    }
-
-    /// As recorded, of a name.
-    pub(super) fn name_bytes(&self, dir: ObjectId, name: &[u8]) -> Option<Vec<u8>> {
-        self.find(
-            |e| keys::dirent(dir, e, name),
-            |b| keys::prename(b, dir, name),
-            |e| keys::renewed_prename(e, dir, name),
-        )
-    }
-
-    fn object(&self, object: ObjectId) -> FsResult<Option<BaseIdentity>> {
-        let found = self.object_bytes(object).filter(|bytes| !bytes.is_empty());
-        Ok(found.map(|bytes| BaseIdentity::decode(&bytes)).transpose()?)
-    }
-
-    /// Whether the branch knows that the base has lost an object.
-    fn is_known_gone(&self, object: ObjectId) -> bool {
-        self.object_bytes(object).is_some_and(|bytes| bytes.is_empty())
-    }
-
-    fn name(&self, dir: ObjectId, name: &[u8]) -> FsResult<Was> {
-        let Some(bytes) = self.name_bytes(dir, name) else { return Ok(Was::Unknown) };
-        let number = u64::from_le_bytes(bytes.try_into().map_err(|_| FsError::Damaged("prename"))?);
-        Ok(if number == 0 { Was::Nothing } else { Was::Object(ObjectId(number)) })
-    }
-}
 
 /// Whether the base object changed. What is in a directory is compared by name, not by its times.
 fn differs(was: &BaseIdentity, is: &BaseIdentity) -> bool {
@@ -210,7 +89,7 @@ pub(super) fn agreed(comparison: &mut Comparison<'_>) -> FsResult<BTreeSet<Path>
 }
 
 /// Whether the branch has at a path the base's object that the base had there then.
-fn was_here(tree: &mut Tree<'_>, preimages: &Preimages<'_>, path: &[u8], entry: &Entry) -> FsResult<bool> {
+fn was_here(tree: &mut Tree<'_>, preimages: &Preimages, path: &[u8], entry: &Entry) -> FsResult<bool> {
     let (above, name) = split(path);
     let (Some(object), false, Some(dir)) = (entry.branch, path.is_empty(), tree.directories(above)?.1) else {
         return Ok(false);
@@ -255,7 +134,7 @@ impl Conflicts {
     }
 }
 
-fn judge(tree: &mut Tree<'_>, preimages: &Preimages<'_>, path: &[u8], entry: &Entry) -> FsResult<Option<&'static str>> {
+fn judge(tree: &mut Tree<'_>, preimages: &Preimages, path: &[u8], entry: &Entry) -> FsResult<Option<&'static str>> {
     let view = tree.view;
     let (above, name) = split(path);
     let dir = if path.is_empty() { None } else { tree.directories(above)?.1 };
@@ -297,8 +176,7 @@ fn judge(tree: &mut Tree<'_>, preimages: &Preimages<'_>, path: &[u8], entry: &En
         }
         Was::Object(_) | Was::Unknown => {}
     }
-    // Every change of a name in a base directory notes what was there. Without the note it was made before a commit,
-    // which forgets them, and somebody went back to it: the base has another object at the name since.
+    // Every change of a name in a base directory notes what was there. Without the note nobody knows.
     if forgotten
         && let Some(dir) = dir.filter(|dir| dir.is_base())
         && view.dirent(dir, name)?.is_some()

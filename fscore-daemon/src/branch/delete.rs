@@ -1,8 +1,7 @@
 //! Removal of branches, and of epochs that nothing reaches any more.
 //!
 //! A removal of many records is several batches. The first one leaves a mark (`M deleting-ID` or
-//! `M reclaiming-ID`, or `M committed-ID` for the pre-images of a finished commit) under which the next
-//! start goes on.
+//! `M reclaiming-ID`) under which the next start goes on.
 
 use super::Branches;
 use super::epochs::Epochs;
@@ -23,7 +22,6 @@ const CHUNK: usize = 10_000;
 const DELETING: &str = "deleting-";
 pub(super) const RECLAIMING: &str = "reclaiming-";
 pub(super) const FOLDING: &str = "folding-";
-const COMMITTED: &str = "committed-";
 
 /// Content files and their allocated bytes.
 #[derive(Debug, Default, Clone, Copy)]
@@ -46,11 +44,6 @@ fn reclaiming() -> Batch {
 
 fn mark(what: &str, id: BranchId) -> Vec<u8> {
     keys::meta(&format!("{what}{id}"))
-}
-
-/// The mark that a branch was committed and its pre-images are to go.
-pub(super) fn mark_committed(batch: &mut Batch, id: BranchId) {
-    batch.put(mark(COMMITTED, id), []);
 }
 
 /// The mark that epochs of branches may have become unreachable, or needed by nobody but what continues them.
@@ -126,10 +119,6 @@ impl Branches {
         for id in self.marked(&[DELETING])? {
             self.finish_delete(id)?;
         }
-        for id in self.marked(&[COMMITTED])? {
-            self.forget_preimages(id)?;
-            self.reclaim_unreachable(&BTreeSet::from([id]))?;
-        }
         self.reclaim_unreachable(&self.marked(&[RECLAIMING])?)?;
         self.collect_later(self.marked(&[FOLDING])?);
         Ok(())
@@ -146,29 +135,15 @@ impl Branches {
         Ok(found)
     }
 
-    /// Drops what the base was before a commit.
-    pub(super) fn forget_preimages(&self, id: BranchId) -> FsResult<()> {
-        for letter in [b'P', b'Q'] {
-            self.remove_keys(&keys::prefix(letter, &[id.0]))?;
-        }
-        let mut batch = reclaiming();
-        batch.delete(mark(COMMITTED, id));
-        self.core.store.commit(&batch)?;
-        Ok(())
-    }
-
     fn finish_delete(&self, id: BranchId) -> FsResult<Freed> {
         let epochs = Epochs::read(self.core.store.as_ref())?;
         let own = epochs.of(&BTreeSet::from([id])).into_iter().filter(|epoch| !epochs.is_reached(*epoch)).collect();
         let freed = self.remove_epochs(&own)?;
-        for letter in [b'P', b'Q', b'U'] {
-            self.remove_keys(&keys::prefix(letter, &[id.0]))?;
-        }
+        self.remove_keys(&keys::prefix(b'U', &[id.0]))?;
         let mut batch = reclaiming();
         batch.delete(mark(DELETING, id));
         batch.delete(reclaiming_mark(id));
         batch.delete(folding_mark(id));
-        batch.delete(mark(COMMITTED, id));
         self.core.store.commit(&batch)?;
         Ok(freed)
     }

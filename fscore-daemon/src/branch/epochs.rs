@@ -17,8 +17,6 @@ pub(super) struct Epochs {
     named: BTreeSet<EpochId>,
     branches: BTreeSet<BranchId>,
     reached: BTreeSet<EpochId>,
-    /// Those that have pre-images of their own.
-    renewed: BTreeSet<EpochId>,
     /// Of those that are reached.
     children: BTreeMap<EpochId, Vec<EpochId>>,
 }
@@ -56,19 +54,6 @@ impl Epochs {
         it.named.extend(scan(store, &keys::prefix(b'J', &[]), |_, value| {
             CommitRecord::decode(value).ok().map(|record| record.epoch)
         })?);
-        for &epoch in it.all.keys() {
-            let has = |letter| {
-                let (prefix, mut found) = (keys::prefix(letter, &[epoch.0]), false);
-                store.scan(&prefix, &mut |key, _| {
-                    found = key.starts_with(&prefix);
-                    false
-                });
-                found
-            };
-            if has(b'p') || has(b'q') {
-                it.renewed.insert(epoch);
-            }
-        }
         for &epoch in &it.named {
             let mut at = Some(epoch);
             while let Some(epoch) = at.filter(|epoch| it.all.contains_key(epoch))
@@ -129,10 +114,7 @@ impl Epochs {
         if self.is_named(epoch) || !self.is_reached(epoch) {
             return None;
         }
-        // What was decided about the base at one of them holds from there on, and not before.
-        let renewed = |epoch: &EpochId| self.renewed.contains(epoch);
         match self.children.get(&epoch)?.as_slice() {
-            [child] if renewed(&epoch) || renewed(child) => None,
             [child] if self.branch(*child) == self.branch(epoch) => Some(*child),
             _ => None,
         }

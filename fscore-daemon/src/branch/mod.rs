@@ -49,6 +49,7 @@ pub mod mark;
 mod merge;
 mod paths;
 mod plan;
+mod preimages;
 mod quota;
 mod refresh;
 mod snapshot;

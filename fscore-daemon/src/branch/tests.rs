@@ -146,7 +146,9 @@ impl World {
             at = base.lookup(at, name.as_bytes()).unwrap().unwrap().object;
         }
         let stat = base.stat(at).unwrap();
-        change.preimage(self.store.as_ref(), at, &stat.identity());
+        if view.object(at).unwrap().is_none() {
+            change.preimage(at, &stat.identity());
+        }
         base.pin(at, &mut change.batch);
         let a = stat.attr;
         let record = ObjectRecord {
@@ -178,8 +180,8 @@ impl World {
     fn name(&self, id: BranchId, dir: ObjectId, name: &str, record: DirentRecord) {
         self.change(id, |view, change| {
             let base = view.base_of(dir).and_then(|b| b.lookup(dir, name.as_bytes()).unwrap());
-            if dir.is_base() {
-                change.prename(self.store.as_ref(), dir, name.as_bytes(), base.map(|s| s.object));
+            if dir.is_base() && view.dirent(dir, name.as_bytes()).unwrap().is_none() {
+                change.prename(dir, name.as_bytes(), base.map(|s| s.object));
             }
             change.dirent(dir, name.as_bytes(), record, true);
         });

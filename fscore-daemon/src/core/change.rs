@@ -86,32 +86,15 @@ impl Change {
         self.batch.delete(keys::orphan(self.branch, object));
     }
 
-    /// Records what a base object was before the view's first change of it. What is known of an earlier change, that
-    /// the view went back from, stays for the states that have it.
-    pub fn preimage(&mut self, store: &dyn Store, object: ObjectId, identity: &BaseIdentity) {
-        let now = identity.encode();
-        let renewed = keys::renewed_preimage(self.epoch, object);
-        match store.get(&renewed).or_else(|| store.get(&keys::preimage(self.branch, object))) {
-            None => self.batch.put(keys::preimage(self.branch, object), now),
-            Some(known) if known != now => self.batch.put(renewed, now),
-            Some(_) => {}
-        }
+    /// Records what a base object is that the view does not change yet. An epoch that inherits a change of it has what
+    /// the base had then from there.
+    pub fn preimage(&mut self, object: ObjectId, identity: &BaseIdentity) {
+        self.batch.put(keys::preimage(self.epoch, object), identity.encode());
     }
 
-    /// Which base object a name led to at its first change, as recorded (0 for none).
-    pub fn known_prename(&self, store: &dyn Store, dir: ObjectId, name: &[u8]) -> Option<Vec<u8>> {
-        let renewed = keys::renewed_prename(self.epoch, dir, name);
-        store.get(&renewed).or_else(|| store.get(&keys::prename(self.branch, dir, name)))
-    }
-
-    /// Records which base object a name led to before the view's first change of it; as [`Self::preimage`].
-    pub fn prename(&mut self, store: &dyn Store, dir: ObjectId, name: &[u8], object: Option<ObjectId>) {
-        let now = object.map_or(0, |o| o.0).to_le_bytes();
-        match self.known_prename(store, dir, name) {
-            None => self.batch.put(keys::prename(self.branch, dir, name), now),
-            Some(known) if known != now => self.batch.put(keys::renewed_prename(self.epoch, dir, name), now),
-            Some(_) => {}
-        }
+    /// Records which base object a name leads to that the view does not change yet.
+    pub fn prename(&mut self, dir: ObjectId, name: &[u8], object: Option<ObjectId>) {
+        self.batch.put(keys::prename(self.epoch, dir, name), object.map_or(0, |o| o.0).to_le_bytes());
     }
 
     /// Applies it.

@@ -18,7 +18,6 @@ const LINK_MAX: u32 = 65_000;
 
 /// A set of changed records and names on their way into one batch.
 pub struct Edit<'a> {
-    core: &'a Core,
     view: &'a View,
     /// The batch.
     pub change: Change,
@@ -91,7 +90,7 @@ impl<'a> Edit<'a> {
     /// Nothing changed yet.
     pub fn new(core: &'a Core, view: &'a View) -> Self {
         let (records, base_names) = (BTreeMap::new(), BTreeMap::new());
-        Self { core, view, change: Change::new(view), records, base_names, now: core.clock.now() }
+        Self { view, change: Change::new(view), records, base_names, now: core.clock.now() }
     }
 
     /// The record of an object, to be changed. For a base object's first change its pre-image is kept.
@@ -101,7 +100,7 @@ impl<'a> Edit<'a> {
                 self.records.insert(object, found.value);
             } else {
                 let (record, stat) = record_from_base(self.view, object)?;
-                self.change.preimage(self.core.store.as_ref(), object, &stat.identity());
+                self.change.preimage(object, &stat.identity());
                 if let Some(base) = self.view.base_of(object) {
                     base.pin(object, &mut self.change.batch);
                 }
@@ -193,7 +192,7 @@ impl<'a> Edit<'a> {
         // What hides the base's name was decided before, against what the base had then.
         if self.view.dirent(dir, name)?.is_none() {
             let found = self.base_name(dir, name)?.map(|s| s.object);
-            self.change.prename(self.core.store.as_ref(), dir, name, found);
+            self.change.prename(dir, name, found);
         }
         Ok(())
     }

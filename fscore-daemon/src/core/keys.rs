@@ -93,21 +93,14 @@ pub fn locators(base: BaseId, object: ObjectId) -> Vec<u8> {
 pub fn object(object: ObjectId, epoch: EpochId) -> Vec<u8> {
     key(b'O', &[object.0, epoch.0], &[])
 }
-/// `P branch object` → [`super::record::BaseIdentity`]: the base object when the branch first changed it.
-pub fn preimage(branch: BranchId, object: ObjectId) -> Vec<u8> {
-    key(b'P', &[branch.0, object.0], &[])
-}
-/// `Q branch dir name` → object number (u64, little endian; 0 for none) that the base had there when
-/// the branch first changed the name.
-pub fn prename(branch: BranchId, dir: ObjectId, name: &[u8]) -> Vec<u8> {
-    key(b'Q', &[branch.0, dir.0], name)
-}
-/// `p epoch object` → as of `P`, or empty where the base has the object no more: what counts from this epoch on.
-pub fn renewed_preimage(epoch: EpochId, object: ObjectId) -> Vec<u8> {
+/// `p epoch object` → [`super::record::BaseIdentity`]: the base object when the epoch first changed it; empty where it
+/// is known that the base has the object no more.
+pub fn preimage(epoch: EpochId, object: ObjectId) -> Vec<u8> {
     key(b'p', &[epoch.0, object.0], &[])
 }
-/// `q epoch dir name` → as of `Q`: what counts from this epoch on.
-pub fn renewed_prename(epoch: EpochId, dir: ObjectId, name: &[u8]) -> Vec<u8> {
+/// `q epoch dir name` → object number (u64, little endian; 0 for none) that the base had there when the epoch first
+/// changed the name.
+pub fn prename(epoch: EpochId, dir: ObjectId, name: &[u8]) -> Vec<u8> {
     key(b'q', &[epoch.0, dir.0], name)
 }
 /// `R session slot` → [`super::record::ReplyRecord`].

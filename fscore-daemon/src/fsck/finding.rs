@@ -92,7 +92,7 @@ impl Finding {
 fn numbers(letter: u8) -> usize {
     match letter {
         b'M' => 0,
-        b'D' | b'L' | b'O' | b'P' | b'Q' | b'R' | b'U' | b'W' | b'X' => 2,
+        b'D' | b'L' | b'O' | b'R' | b'U' | b'W' | b'X' | b'p' | b'q' => 2,
         b'N' => 3,
         _ => 1,
     }

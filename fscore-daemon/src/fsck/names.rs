@@ -9,7 +9,7 @@
 use super::finding::{Finding, Repair};
 use super::path::Paths;
 use super::tables::Tables;
-use crate::core::ids::{BranchId, EpochId, ObjectId};
+use crate::core::ids::{EpochId, ObjectId};
 use crate::core::keys;
 use crate::core::record::{Body, DirentRecord, FileBody, ObjectRecord};
 use shm_transport::wire::FileKind;
@@ -100,15 +100,13 @@ impl<'a> Judge<'a, '_> {
     fn run(&mut self, changed: &Changed<'a>) {
         let Some((_, branch)) = self.tables.branch_of(self.epoch) else { return };
         let (root, based) = (branch.root, branch.base.is_some());
-        // Only a head is committed. A commit forgets what the base had before, for snapshots of then as well.
-        let committed = based && self.tables.branches.values().any(|b| self.tables.inherits(b.head, self.epoch));
         let mut dirs: BTreeSet<ObjectId> = BTreeSet::new();
         for (dir, name) in &changed.names {
             dirs.insert(*dir);
             if let Some(DirentRecord::Entry { object, kind }) = self.tables.dirent(*dir, name, self.epoch) {
                 self.entry((*dir, name), object, kind, based);
             }
-            if committed && dir.is_base() && !self.has_prename(*dir, name) {
+            if based && dir.is_base() && !self.has_prename(*dir, name) {
                 let message = "what the base had at this name is not recorded: a commit would be refused";
                 self.tell("preimage-missing", &keys::dirent(*dir, self.epoch, name), message, *dir);
             }
@@ -140,7 +138,7 @@ impl<'a> Judge<'a, '_> {
             if !matches!(record.body, Body::Directory { .. }) && !object.is_base() {
                 self.links(*object, record);
             }
-            if committed && object.is_base() && !self.has_preimage(*object) {
+            if based && object.is_base() && !self.has_preimage(*object) {
                 let message = "what the base had is not recorded: a commit would be refused";
                 self.tell("preimage-missing", &keys::object(*object, self.epoch), message, *object);
             }
@@ -331,32 +329,12 @@ impl<'a> Judge<'a, '_> {
         }
     }
 
-    /// The branches whose pre-images count here: the epoch's own, those made from it, and those it was made from.
-    fn lineage(&self, has: impl Fn(BranchId) -> bool) -> bool {
-        let Some((own, _)) = self.tables.branch_of(self.epoch) else { return true };
-        if has(own) {
-            return true;
-        }
-        let above = |branch: BranchId| {
-            let from = self.tables.branches.get(&branch).and_then(|record| record.from);
-            from.map(|(from, _)| from).filter(|from| *from < branch)
-        };
-        if std::iter::successors(above(own), |at| above(*at)).any(&has) {
-            return true;
-        }
-        let made_from_own =
-            |branch: BranchId| std::iter::successors(above(branch), |at| above(*at)).any(|at| at == own);
-        self.tables.branches.keys().any(|branch| has(*branch) && made_from_own(*branch))
-    }
-
     fn has_preimage(&self, object: ObjectId) -> bool {
-        self.inherits_one(self.tables.renewed.get(&object))
-            || self.lineage(|branch| self.tables.preimages.contains(&(branch, object)))
+        self.inherits_one(self.tables.preimages.get(&object))
     }
 
     fn has_prename(&self, dir: ObjectId, name: &[u8]) -> bool {
-        self.inherits_one(self.tables.renewed_names.get(&(dir, name.to_vec())))
-            || self.lineage(|branch| self.tables.prenames.contains(&(branch, dir, name.to_vec())))
+        self.inherits_one(self.tables.prenames.get(&(dir, name.to_vec())))
     }
 
     fn inherits_one(&self, epochs: Option<&BTreeSet<EpochId>>) -> bool {

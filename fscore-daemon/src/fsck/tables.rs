@@ -37,11 +37,8 @@ pub(super) struct Tables {
     /// Sessions with recorded replies or marks.
     pub(super) replies: Vec<(SessionId, Vec<u8>)>,
     pub(super) orphans: BTreeSet<(BranchId, ObjectId)>,
-    pub(super) preimages: BTreeSet<(BranchId, ObjectId)>,
-    pub(super) prenames: BTreeSet<(BranchId, ObjectId, Vec<u8>)>,
-    /// Pre-images that count from an epoch on.
-    pub(super) renewed: BTreeMap<ObjectId, BTreeSet<EpochId>>,
-    pub(super) renewed_names: BTreeMap<(ObjectId, Vec<u8>), BTreeSet<EpochId>>,
+    pub(super) preimages: BTreeMap<ObjectId, BTreeSet<EpochId>>,
+    pub(super) prenames: BTreeMap<(ObjectId, Vec<u8>), BTreeSet<EpochId>>,
     /// Keys that name a base.
     pub(super) of_bases: Vec<(BaseId, Vec<u8>)>,
     pub(super) meta: BTreeMap<String, Vec<u8>>,
@@ -52,7 +49,7 @@ pub(super) struct Tables {
 pub(super) const COUNTERS: [&str; 6] =
     ["next-object", "next-epoch", "next-branch", "next-content", "next-base", "next-commit"];
 /// Marks of removals that take several batches.
-pub(super) const MARKS: [&str; 3] = ["deleting-", "reclaiming-", "committed-"];
+pub(super) const MARKS: [&str; 2] = ["deleting-", "reclaiming-"];
 /// The mark of what is to be folded, which explains nothing that is there.
 const FOLDING: &str = "folding-";
 
@@ -161,26 +158,17 @@ impl Tables {
                 let record = ObjectRecord::decode(value).ok()?;
                 self.objects.entry(ObjectId(number(0)?)).or_default().insert(EpochId(number(1)?), record);
             }
-            b'P' => {
-                exact(2)?;
-                BaseIdentity::decode(value).ok()?;
-                self.preimages.insert((BranchId(number(0)?), ObjectId(number(1)?)));
-            }
-            b'Q' => {
-                (value.len() == 8).then_some(())?;
-                self.prenames.insert((BranchId(number(0)?), ObjectId(number(1)?), name(2)?.to_vec()));
-            }
             b'p' => {
                 exact(2)?;
                 if !value.is_empty() {
                     BaseIdentity::decode(value).ok()?;
                 }
-                self.renewed.entry(ObjectId(number(1)?)).or_default().insert(EpochId(number(0)?));
+                self.preimages.entry(ObjectId(number(1)?)).or_default().insert(EpochId(number(0)?));
             }
             b'q' => {
                 (value.len() == 8).then_some(())?;
                 let name = (ObjectId(number(1)?), name(2)?.to_vec());
-                self.renewed_names.entry(name).or_default().insert(EpochId(number(0)?));
+                self.prenames.entry(name).or_default().insert(EpochId(number(0)?));
             }
             b'R' => {
                 exact(2)?;

@@ -150,25 +150,15 @@ pub(super) fn check_belongings(tables: &Tables, found: &mut Vec<Finding>) {
             stale("reply-stale", key.clone(), "a reply for a mount that is gone");
         }
     }
-    for (branch, object) in &tables.preimages {
-        if !is_known(tables, *branch) || !object.is_base() {
-            stale("preimage-stale", keys::preimage(*branch, *object), "it is of a branch that is gone");
+    let unfit = |of: ObjectId| move |epoch: &&EpochId| !of.is_base() || !tables.epochs.contains_key(epoch);
+    for (object, epochs) in &tables.preimages {
+        for epoch in epochs.iter().filter(unfit(*object)) {
+            stale("preimage-stale", keys::preimage(*epoch, *object), "it is of an epoch that is gone, or of no base");
         }
     }
-    for (branch, dir, name) in &tables.prenames {
-        if !is_known(tables, *branch) || !dir.is_base() {
-            stale("preimage-stale", keys::prename(*branch, *dir, name), "it is of a branch that is gone");
-        }
-    }
-    let gone = |epoch: &&EpochId| !tables.epochs.contains_key(epoch);
-    for (object, epochs) in &tables.renewed {
-        for epoch in epochs.iter().filter(gone) {
-            stale("preimage-stale", keys::renewed_preimage(*epoch, *object), "it is of an epoch that is gone");
-        }
-    }
-    for ((dir, name), epochs) in &tables.renewed_names {
-        for epoch in epochs.iter().filter(gone) {
-            stale("preimage-stale", keys::renewed_prename(*epoch, *dir, name), "it is of an epoch that is gone");
+    for ((dir, name), epochs) in &tables.prenames {
+        for epoch in epochs.iter().filter(unfit(*dir)) {
+            stale("preimage-stale", keys::prename(*epoch, *dir, name), "it is of an epoch that is gone, or of no base");
         }
     }
     for (branch, object) in &tables.orphans {

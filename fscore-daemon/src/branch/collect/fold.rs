@@ -124,17 +124,8 @@ impl Fold {
 
     /// Goes on by one batch. Nobody else changes the tree meanwhile; for a lift no operation runs on the branch.
     pub(super) fn go_on(&mut self, core: &Core, epochs: &Epochs) -> FsResult<Done> {
-        let prefix = keys::changes(self.source());
         let most = if self.way == Way::Lift { usize::MAX } else { CHUNK };
-        let from = self.after.clone().unwrap_or_else(|| prefix.clone());
-        let mut found: Vec<Vec<u8>> = Vec::new();
-        core.store.scan(&from, &mut |key, _| {
-            let inside = key.starts_with(&prefix) && found.len() < most;
-            if inside && self.after.as_deref() != Some(key) {
-                found.push(key.to_vec());
-            }
-            inside
-        });
+        let mut found = self.next(core.store.as_ref(), most);
         let below = core.records_from(epochs.parent(self.older))?;
         let way = self.way;
         let mut piece = Piece {
@@ -148,7 +139,9 @@ impl Fold {
             done: Done::default(),
         };
         for key in &found {
-            if let Some((letter, number, tail)) = parse(key) {
+            if !key.starts_with(b"C") {
+                piece.preimage(key);
+            } else if let Some((letter, number, tail)) = parse(key) {
                 let object = ObjectId(number);
                 match letter {
                     b'D' => piece.name(object, tail)?,
@@ -170,6 +163,23 @@ impl Fold {
         }
         self.after = found.pop().or(self.after.take());
         Ok(done)
+    }
+
+    /// The keys to look at next: of the index of what changed, and then of the pre-images.
+    fn next(&self, store: &dyn Store, most: usize) -> Vec<Vec<u8>> {
+        let source = self.source();
+        let after = self.after.as_deref().unwrap_or_default();
+        let mut found: Vec<Vec<u8>> = Vec::new();
+        for prefix in [keys::changes(source), keys::prefix(b'p', &[source.0]), keys::prefix(b'q', &[source.0])] {
+            store.scan(prefix.as_slice().max(after), &mut |key, _| {
+                let inside = key.starts_with(&prefix) && found.len() < most;
+                if inside && key > after {
+                    found.push(key.to_vec());
+                }
+                inside
+            });
+        }
+        found
     }
 
     /// The tree without the one that has nothing to say any more.
@@ -436,6 +446,28 @@ impl Piece<'_> {
             }
             (Way::Rise, None, Some(set)) => self.put_xattrs(object, younger, set),
             (Way::Lift | Way::Prune, Some(_), Some(_)) => self.drop_xattrs(object, older),
+            _ => {}
+        }
+    }
+
+    /// What the base had, which moves as other records do: the younger one counts.
+    fn preimage(&mut self, key: &[u8]) {
+        let Fold { older, younger, way, .. } = *self.fold;
+        let (Some(&letter), Some(tail)) = (key.first(), keys::tail(key, 1)) else { return };
+        let of = |epoch: EpochId| [&keys::prefix(letter, &[epoch.0]), tail].concat();
+        let (above, below) = (of(younger), of(older));
+        let known = |key: &[u8]| self.core.store.get(key);
+        match (way, known(&above), known(&below)) {
+            (Way::Sink, Some(value), _) => {
+                self.batch.delete(above);
+                self.batch.put(below, value);
+            }
+            (Way::Lift, None, Some(value)) => {
+                self.batch.delete(below);
+                self.batch.put(above, value);
+            }
+            (Way::Rise, None, Some(value)) => self.batch.put(above, value),
+            (Way::Lift | Way::Prune, Some(_), Some(_)) => self.batch.delete(below),
             _ => {}
         }
     }

@@ -3,7 +3,7 @@
 
 use super::super::answer::{Asked, answer};
 use super::super::between::{Between, changed_between};
-use super::super::delete::{mark_committed, mark_reclaiming};
+use super::super::delete::mark_reclaiming;
 use super::super::diff::shown;
 use super::super::info::{fail, fail_branch, refuse, refuse_mounted};
 use super::super::paths::changed_in;
@@ -144,10 +144,6 @@ impl Branches {
         let new_head = head(id, &pair.record, fork_point.map(|epoch| (parent, epoch)))?;
         let parent_head =
             if into_parent { Some(head(parent, &pair.parent_record, pair.parent_record.from)?) } else { None };
-        if into_parent {
-            self.hand_on(id)?;
-            mark_committed(&mut batch, id);
-        }
         // The branch no longer inherits from what it was made from.
         let left = self.owners(&branch_view.chain).map_err(fail)?;
         mark_reclaiming(&mut batch, &left);
@@ -158,9 +154,6 @@ impl Branches {
             view.chain = chain(&[head, result]);
         }
         drop((branch_view, parent_view));
-        if into_parent {
-            self.forget_preimages(id).map_err(fail)?;
-        }
         let reclaimed = self.reclaim_unreachable(&left);
         // What was merged belongs to one of them now, whatever else they had.
         self.core.recount([id, parent]).map_err(fail)?;

@@ -1,6 +1,6 @@
 //! The result as records of one epoch above theirs.
 
-use super::super::conflict::Preimages;
+use super::super::preimages::Preimages;
 use super::{Entry, Merge, facts, is_there};
 use crate::core::edit::{Edit, record_from_base};
 use crate::core::error::{FsError, FsResult};
@@ -147,41 +147,40 @@ impl Merge<'_> {
         Ok(())
     }
 
-    /// What the base was when ours first changed something is what counts for the result, and not what it is now.
+    /// What the base was when ours first changed something is what counts for what is taken of ours, and not what it is
+    /// now or was when theirs changed it.
     fn hand_over(&self, result: &View, batch: &mut Batch) -> FsResult<()> {
         let preimages = Preimages::of(self.ours.view)?;
-        let (ours, theirs, store) = (self.ours.view, self.theirs.view, result.store.as_ref());
-        let (branch, head) = (result.branch, result.head());
+        let (ours, theirs, head) = (self.ours.view, self.theirs.view, result.head());
         let mut handed = Vec::new();
         for (key, _) in &batch.changes {
+            if keys::number(key, 1) != Some(head.0) {
+                continue;
+            }
+            let Some(object) = keys::number(key, 0).map(ObjectId).filter(|o| o.is_base()) else { continue };
             match key.first() {
-                Some(b'O') if keys::number(key, 1) == Some(head.0) => {
-                    let Some(object) = keys::number(key, 0).map(ObjectId).filter(|o| o.is_base()) else { continue };
-                    if theirs.object(object)?.is_none() && ours.object(object)?.is_some() {
-                        let places = (keys::preimage(branch, object), keys::renewed_preimage(head, object));
-                        handed.push((places, preimages.object_bytes(object)));
+                Some(b'O') => {
+                    let taken = self.taken.get(&object) == Some(&object) || theirs.object(object)?.is_none();
+                    if taken && ours.object(object)?.is_some() {
+                        handed.push((keys::preimage(head, object), preimages.objects.get(&object)));
                     }
                 }
-                Some(b'D') if keys::number(key, 1) == Some(head.0) => {
-                    let Some(dir) = keys::number(key, 0).map(ObjectId).filter(|o| o.is_base()) else { continue };
-                    let name = keys::tail(key, 2).unwrap_or_default();
-                    if theirs.dirent(dir, name)?.is_none() && ours.dirent(dir, name)?.is_some() {
-                        let places = (keys::prename(branch, dir, name), keys::renewed_prename(head, dir, name));
-                        handed.push((places, preimages.name_bytes(dir, name)));
+                Some(b'D') => {
+                    let name = (object, keys::tail(key, 2).unwrap_or_default().to_vec());
+                    let taken = self.names.contains_key(&name) || theirs.dirent(object, &name.1)?.is_none();
+                    if taken && ours.dirent(object, &name.1)?.is_some() {
+                        handed.push((keys::prename(head, object, &name.1), preimages.names.get(&name)));
                     }
                 }
                 _ => {}
             }
         }
-        let replaced: BTreeSet<&Vec<u8>> = handed.iter().flat_map(|((own, renewed), _)| [own, renewed]).collect();
+        let replaced: BTreeSet<&Vec<u8>> = handed.iter().map(|(key, _)| key).collect();
         batch.changes.retain(|(key, _)| !replaced.contains(key));
-        for ((own, renewed), value) in &handed {
+        for (key, value) in &handed {
             // Without one it is not known, which is a conflict when it is committed.
-            let Some(value) = value else { continue };
-            match store.get(own) {
-                None => batch.put(own.as_slice(), value.as_slice()),
-                Some(known) if known != *value => batch.put(renewed.as_slice(), value.as_slice()),
-                Some(_) => {}
+            if let Some(value) = value {
+                batch.put(key.as_slice(), value.as_slice());
             }
         }
         Ok(())

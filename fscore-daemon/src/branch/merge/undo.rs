@@ -3,9 +3,8 @@
 use super::super::Branches;
 use super::super::answer::{Asked, answer};
 use super::super::between::{Between, changed_between};
-use super::super::conflict::Preimages;
 use super::super::info::{fail, fail_branch, fail_store, refuse, refuse_mounted};
-use super::super::paths::{Changed, Path};
+use super::super::paths::Path;
 use super::{Entry, Merge, Preferences, is_there, paths_in};
 use crate::core::error::{FsError, FsResult};
 use crate::core::ids::{BranchId, EpochId, ObjectId};
@@ -107,9 +106,6 @@ impl Branches {
         );
         batch.put(keys::epoch(head), EpochRecord { parent: continued, branch: id }.encode());
         let from = if paths.is_empty() { self.fork_in(&record, &then).map_err(failed)? } else { record.from };
-        if record.from.is_some() && from.is_none() {
-            self.keep_preimages(id, &now, &mut batch)?;
-        }
         batch.put(keys::branch(id), BranchRecord { head, from, ..record }.encode());
         // Younger than the snapshot that it may go on from; what it refers to must be there after a power loss.
         self.core.contents.sync_all().map_err(|e| fail_store("make contents durable", &e))?;
@@ -133,30 +129,6 @@ impl Branches {
             }
         }
         Ok(None)
-    }
-
-    /// What the base was when the branches that this one was made from changed it: its own to know from now on, for the
-    /// states that stay as snapshots.
-    fn keep_preimages(&self, id: BranchId, now: &View, batch: &mut Batch) -> Result<(), Failure> {
-        let mut views = vec![now.clone()];
-        for (_, snapshot) in self.snapshots_of(id)? {
-            let chain = self.core.chain(snapshot.epoch).map_err(fail)?;
-            views.push(View { chain, ..now.clone() });
-        }
-        let store = self.core.store.as_ref();
-        for view in &views {
-            let (changed, preimages) = (Changed::of(view).map_err(fail)?, Preimages::of(view).map_err(fail)?);
-            let objects = changed.objects.iter().filter(|object| object.is_base());
-            let objects = objects.map(|o| (keys::preimage(id, *o), preimages.object_bytes(*o)));
-            let names = changed.names.iter().filter(|(dir, _)| dir.is_base());
-            let names = names.map(|(dir, name)| (keys::prename(id, *dir, name), preimages.name_bytes(*dir, name)));
-            for (key, value) in objects.chain(names) {
-                if let Some(value) = value.filter(|_| store.get(&key).is_none()) {
-                    batch.put(key, value);
-                }
-            }
-        }
-        Ok(())
     }
 
     fn goal(&self, id: BranchId, record: &BranchRecord, request: &Undo<'_>) -> Result<Goal, Failure> {

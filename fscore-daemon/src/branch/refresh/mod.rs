@@ -23,43 +23,26 @@ use super::diff::{Comparison, Entry, shown};
 use super::info::{fail, fail_branch, fail_store, refuse, refuse_mounted};
 use super::merge::{Preferences, Request};
 use super::paths::{Changed, Path, present, split};
+use super::preimages::Preimages;
 use crate::content::Contents;
 use crate::core::error::FsResult;
-use crate::core::ids::{BranchId, EpochId, ObjectId};
+use crate::core::ids::BranchId;
 use crate::core::keys;
 use crate::core::record::{BranchRecord, EpochRecord, SnapshotRecord};
 use crate::core::view::View;
 use crate::store::Batch;
 use shm_transport::control::escape::escape;
 use shm_transport::control::{Conflict, Diff, ErrorCode, Failure, Merged};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// What no preference can have, because another path depends on it.
 const TOGETHER: &str = "both changed it, and it cannot be decided without another path";
-
-/// What the branch knows of the base from now on: by object (nothing where the base lost it) and by name.
-#[derive(Debug, Default)]
-pub(super) struct Known {
-    pub(super) objects: BTreeMap<ObjectId, Vec<u8>>,
-    pub(super) names: BTreeMap<(ObjectId, Vec<u8>), Vec<u8>>,
-}
-
-impl Known {
-    fn put(&self, epoch: EpochId, batch: &mut Batch) {
-        for (object, bytes) in &self.objects {
-            batch.put(keys::renewed_preimage(epoch, *object), bytes.as_slice());
-        }
-        for ((dir, name), bytes) in &self.names {
-            batch.put(keys::renewed_prename(epoch, *dir, name), bytes.as_slice());
-        }
-    }
-}
 
 /// What comes of a refresh.
 struct Outcome {
     conflicts: Vec<Conflict>,
     settled: u64,
-    renewed: Known,
+    renewed: Preimages,
     /// The paths of those.
     kept: u64,
     /// Where changes are dropped.
@@ -181,8 +164,8 @@ fn outcome(view: &View, contents: &Contents, preferences: &Preferences) -> FsRes
 }
 
 /// What is to be known of the base where the branch wins.
-fn renewed(comparison: &mut Comparison<'_>, found: &Conflicts) -> FsResult<Known> {
-    let mut known = Known::default();
+fn renewed(comparison: &mut Comparison<'_>, found: &Conflicts) -> FsResult<Preimages> {
+    let mut known = Preimages::default();
     for path in &found.ours {
         let Some(entry) = comparison.entries.get(path) else { continue };
         let Entry { branch, base: stat, .. } = *entry;

@@ -1,9 +1,9 @@
 //! What a branch changed, as one epoch without a parent.
 
-use super::super::conflict::{Conflicts, Preimages};
+use super::super::conflict::Conflicts;
 use super::super::diff::Comparison;
 use super::super::paths::{Changed, Name, Path, Tree, join, split};
-use super::Known;
+use super::super::preimages::Preimages;
 use crate::core::base::{Base, BaseStat};
 use crate::core::change::Change;
 use crate::core::error::FsResult;
@@ -26,7 +26,7 @@ pub(super) struct State {
     names: BTreeMap<Name, DirentRecord>,
     objects: BTreeMap<ObjectId, ObjectRecord>,
     xattrs: BTreeMap<ObjectId, XattrSet>,
-    known: Known,
+    known: Preimages,
     /// Base objects that got a name in a directory of the branch.
     pinned: Vec<ObjectId>,
 }
@@ -42,14 +42,10 @@ struct Turn {
 impl State {
     /// Everything that a view's epochs say, and what they know of the base.
     pub(super) fn of(view: &View, changed: &Changed) -> FsResult<Self> {
-        let preimages = Preimages::of(view)?;
-        let mut it = Self { known: preimages.renewed()?, ..Self::default() };
+        let mut it = Self { known: Preimages::of(view)?, ..Self::default() };
         for (dir, name) in &changed.names {
             if let Some(found) = view.dirent(*dir, name)? {
                 it.names.insert((*dir, name.clone()), found.value);
-            }
-            if let Some(known) = preimages.name_bytes(*dir, name) {
-                it.known.names.insert((*dir, name.clone()), known);
             }
         }
         for &object in &changed.objects {
@@ -58,9 +54,6 @@ impl State {
             }
             if let Some(found) = view.xattrs(object)? {
                 it.xattrs.insert(object, found.value);
-            }
-            if let Some(known) = preimages.object_bytes(object) {
-                it.known.objects.insert(object, known);
             }
         }
         Ok(it)
@@ -91,7 +84,7 @@ impl State {
     }
 
     /// As a view, without anything of it being in the store; with what is known besides.
-    pub(super) fn view(&self, of: &View, renewed: Option<&Known>) -> FsResult<View> {
+    pub(super) fn view(&self, of: &View, renewed: Option<&Preimages>) -> FsResult<View> {
         let mut batch = Batch::default();
         self.put(of, RESULT, &mut batch);
         if let Some(known) = renewed {

@@ -334,3 +334,25 @@ fn after_a_way_back_over_a_commit_the_hosts_later_edits_are_conflicts() {
     let found = conflicts(&world);
     assert!(found.iter().any(|c| c.starts_with("f: ")) && found.iter().any(|c| c.starts_with("new: ")), "{found:?}");
 }
+
+#[test]
+fn what_a_branch_changes_after_a_commit_says_nothing_of_the_states_before_it() {
+    let world = World::new();
+    let id = world.make("a");
+    world.write(id, "f", "ONE");
+    world.unlink(id, "d", "g");
+    world.snapshot("a", "s");
+    let plan = prepare(&world, false);
+    world.branches.handle(&Command::CommitFinish { id: plan.id }).unwrap();
+    fs::write(world.base().join("f"), "work of the host").unwrap();
+    fs::write(world.base().join("d/g"), "work of the host too").unwrap();
+    // What the branch has now was made of the host's work; what the snapshot has was not.
+    world.write(id, "f", "TWO");
+    world.unlink(id, "d", "g");
+    assert!(conflicts(&world).is_empty());
+    world
+        .ask::<Undone>(&Command::Undo { branch: "a".into(), to: Some("s".into()), paths: Vec::new(), dry_run: false })
+        .unwrap();
+    assert_eq!(conflicts(&world), ["d/g: deleted here, modified in the base", "f: both modified"]);
+    world.sound();
+}

@@ -5,7 +5,7 @@ use super::merges::merge;
 use crate::core::ids::BranchId;
 use crate::core::keys;
 use crate::core::record::{Body, FileBody};
-use shm_transport::control::{Command, CommitPlan, Merged, Removed, Undone};
+use shm_transport::control::{Collected, Command, CommitPlan, Merged, Removed, Undone};
 
 impl World {
     pub(super) fn delete(&self, name: &str) -> Removed {
@@ -84,6 +84,39 @@ fn what_another_branch_kept_of_a_deleted_one_stays() {
     // The last one that needs it takes it along.
     world.forget("b", "kept");
     assert_eq!(files(&world), 0, "everything was given back");
+}
+
+/// Whichever way two states become one, what is left of both knows what the base had.
+#[test]
+fn states_that_become_one_know_what_the_base_had() {
+    for named in [true, false] {
+        let world = World::new();
+        let a = world.make("a");
+        world.write(a, "f", "first");
+        world.snapshot("a", "one");
+        world.unlink(a, "d", "g");
+        world.snapshot("a", "two");
+        world.add(a, world.ino(""), "new", "text");
+        if named {
+            world.snapshot("a", "three");
+        }
+        world.forget("a", "one");
+        world.forget("a", "two");
+        let collect = Command::Gc { branches: Vec::new(), dry_run: false };
+        let collected: Collected = world.ask(&collect).unwrap();
+        assert!(collected.folded > 0 && !collected.left, "{collected:?}");
+        world.sound();
+        let conflicts = || {
+            let command = Command::CommitPrepare { branch: "a".into(), dry_run: true, prefer: Vec::new() };
+            let plan: CommitPlan = world.ask(&command).unwrap();
+            plan.conflicts.into_iter().map(|conflict| conflict.path).collect::<Vec<_>>()
+        };
+        assert!(conflicts().is_empty());
+        std::fs::write(world.base().join("f"), "work of the host").unwrap();
+        std::fs::write(world.base().join("d/g"), "work of the host").unwrap();
+        std::fs::write(world.base().join("new"), "work of the host").unwrap();
+        assert_eq!(conflicts(), ["d/g", "f", "new"]);
+    }
 }
 
 /// Content files of a branch's head.

@@ -272,7 +272,7 @@ fn one_change_looks_at_a_name_of_the_base_once() {
     std::fs::remove_file(rig.base("base")).unwrap();
     edit.remove_name(view.root, b"base").unwrap();
     edit.into_change().commit(spy.as_ref()).unwrap();
-    let noted = spy.get(&keys::prename(rig.branch.id, view.root, b"base")).unwrap();
+    let noted = spy.get(&keys::prename(view.head(), view.root, b"base")).unwrap();
     assert_eq!(noted, found.0.to_le_bytes());
     assert!(view.child(view.root, b"base").unwrap().is_none());
 }

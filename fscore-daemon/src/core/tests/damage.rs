@@ -213,17 +213,17 @@ fn a_version_tree_that_does_not_hold() {
         ("reply-stale", Box::new(|b| b.put(keys::reply(SessionId(77), SlotIndex(1)), reply.encode()))),
         ("orphan-stale", Box::new(|b| b.put(keys::orphan(branch, ObjectId(5)), []))),
         ("orphan-unmarked", Box::new(|b| b.delete(orphan_of(&rig)))),
-        ("preimage-stale", Box::new(|b| b.put(keys::prename(stranger, ObjectId(5), b"x"), [0; 8]))),
+        ("preimage-stale", Box::new(|b| b.put(keys::prename(EpochId(41), ObjectId(5), b"x"), [0; 8]))),
         (
             "preimage-missing",
             Box::new(|b| {
-                whole.iter().filter(|(key, _)| key[0] == b'P').for_each(|(key, _)| b.delete(key.as_slice()));
+                whole.iter().filter(|(key, _)| key[0] == b'p').for_each(|(key, _)| b.delete(key.as_slice()));
             }),
         ),
         (
             "preimage-missing",
             Box::new(|b| {
-                whole.iter().filter(|(key, _)| key[0] == b'Q').for_each(|(key, _)| b.delete(key.as_slice()));
+                whole.iter().filter(|(key, _)| key[0] == b'q').for_each(|(key, _)| b.delete(key.as_slice()));
             }),
         ),
         ("undecodable", Box::new(|b| b.put(keys::object(object, head), [1, 2, 3]))),
