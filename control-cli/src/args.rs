@@ -151,6 +151,10 @@ pub(crate) struct Run {
     pub(crate) quota: quota::Quota,
     #[command(flatten)]
     pub(crate) checkpoints: checkpoint::Checkpoints,
+    /// Mount options, as in fstab (repeatable): entry_timeout=, attr_timeout=, negative_timeout=, direct_io, writeback_cache,
+    /// max_write=, max_background=, without= and others
+    #[arg(short = 'o', value_name = "OPTIONS", env = "AGENTFS_MOUNT_OPTIONS")]
+    pub(crate) options: Vec<String>,
     /// Do not print the summary of changes
     #[arg(long)]
     pub(crate) no_summary: bool,
@@ -196,6 +200,10 @@ pub(crate) struct Mount {
     /// When the daemon has been away for so long, requests fail with ETIMEDOUT; without it they wait for ever
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) give_up_after: Option<u32>,
+    /// Mount options, as in fstab (repeatable): entry_timeout=, attr_timeout=, negative_timeout=, direct_io, writeback_cache,
+    /// max_write=, max_background=, without= and others
+    #[arg(short = 'o', value_name = "OPTIONS", env = "AGENTFS_MOUNT_OPTIONS")]
+    pub(crate) options: Vec<String>,
     /// Where to mount it
     #[arg(value_name = "MNT", value_hint = ValueHint::DirPath)]
     pub(crate) mountpoint: PathBuf,

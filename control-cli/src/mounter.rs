@@ -24,6 +24,8 @@ pub(crate) struct Request<'a> {
     pub(crate) allow_other: bool,
     /// Seconds without a daemon after which requests fail.
     pub(crate) give_up_after: Option<u32>,
+    /// As in fstab.
+    pub(crate) options: &'a [String],
 }
 
 /// Mounts in this process's mount namespace; returns when the mount is served.
@@ -44,6 +46,9 @@ pub(crate) fn mount(context: &Context, request: &Request<'_>) -> Result<HeldMoun
     }
     command.args(request.read_only.then_some("--read-only"));
     command.args(request.allow_other.then_some("--allow-other"));
+    for options in request.options {
+        command.arg("-o").arg(options);
+    }
     if let Some(seconds) = request.give_up_after {
         command.arg("-o").arg(format!("give_up_after={seconds}"));
     }

@@ -1,6 +1,5 @@
 //! `mount.fuse.agentfs SOURCE DIR [-o OPTIONS]`, as mount(8) calls it; SOURCE is the branch.
 
-use crate::feature;
 use crate::holder::log_tail;
 use crate::mount::{self, MountRequest};
 use crate::mounter;
@@ -63,19 +62,7 @@ pub(crate) fn run(args: &[OsString]) -> Result<(), Failure> {
     if request.fake {
         return Ok(());
     }
-    let root = nix::unistd::geteuid().is_root();
-    let options = &request.options;
-    let mount = MountRequest {
-        branch: request.source,
-        mountpoint,
-        read_only: options.read_only,
-        allow_other: options.allow_other.unwrap_or(root),
-        default_permissions: !options.no_default_permissions,
-        suid_dev: root && !options.no_suid_dev,
-        flags: options.flags.clone(),
-        without: feature::flags_of(&options.without)?,
-        give_up_after: options.give_up_after,
-    };
+    let mount = MountRequest::new(request.source, mountpoint, &request.options)?;
     let held = mounter::mount(&mount, &paths.socket, shm_transport::Geometry::default().slots)?;
     if request.verbose {
         tracing::info!(branch = %held.name.branch, mountpoint = %held.name.mountpoint.display(), "mounted");

@@ -125,22 +125,26 @@ fn mount(args: Args) -> Result<serde_json::Value, Failure> {
     for text in &args.options {
         options.add(text, false)?;
     }
+    if options.base.is_some()
+        || options.frozen
+        || options.store.is_some()
+        || options.socket.is_some()
+        || options.remount
+    {
+        return Err(Failure {
+            code: ErrorCode::Usage,
+            message: "base, frozen, store, socket and remount are options of mount(8) only".into(),
+            hint: Some("say them by --base, --frozen, --store and --socket".into()),
+        });
+    }
     let mountpoint = mount::check_mountpoint(&args.mountpoint.unwrap_or_default())?;
-    if let Some(base) = args.apart_from.as_deref().or(options.base.as_deref()) {
+    if let Some(base) = args.apart_from.as_deref() {
         mount::check_apart(&mountpoint, base)?;
     }
-    let root = nix::unistd::geteuid().is_root();
-    let request = MountRequest {
-        branch: args.branch.unwrap_or_default(),
-        mountpoint,
-        read_only: args.read_only || options.read_only,
-        allow_other: options.allow_other.unwrap_or(args.allow_other || root),
-        default_permissions: !options.no_default_permissions,
-        suid_dev: root && !options.no_suid_dev,
-        flags: options.flags,
-        without: feature::flags_of(&[options.without, args.without].concat())?,
-        give_up_after: options.give_up_after,
-    };
+    options.read_only |= args.read_only;
+    options.allow_other = options.allow_other.or(args.allow_other.then_some(true));
+    options.without.extend(args.without);
+    let request = MountRequest::new(args.branch.unwrap_or_default(), mountpoint, &options)?;
     let held = mounter::mount(&request, &paths.socket, args.slots)?;
     serde_json::to_value(held).map_err(|e| Failure {
         code: ErrorCode::Internal,

@@ -2,12 +2,12 @@
 //! what we ask for. From then on the descriptor is ours; nobody here touches the mount.
 
 use crate::feature;
-use crate::options::Options;
+use crate::options::{BACKGROUND_MAX, Options};
 use fuser::{Config, Filesystem, InitFlags, KernelConfig, MountOption, Session, SessionACL};
 use nix::mount::MsFlags;
-use shm_transport::FuseState;
 use shm_transport::control::{ErrorCode, Failure};
 use shm_transport::wire::limits::PAYLOAD_MAX;
+use shm_transport::{Caching, FuseState};
 use std::fs;
 use std::io;
 use std::mem::ManuallyDrop;
@@ -20,7 +20,7 @@ use std::time::Duration;
 mod tests;
 
 /// What we ask the kernel for; what it does not offer is left out. Reasons stand in
-/// `specs/adr/0004-mount-options.md`. Never asked for: WRITEBACK_CACHE, AUTO_INVAL_DATA, POSIX_LOCKS,
+/// `specs/adr/0004-mount-options.md`. Only on demand: WRITEBACK_CACHE. Never asked for: AUTO_INVAL_DATA, POSIX_LOCKS,
 /// FLOCK_LOCKS, NO_OPEN_SUPPORT, NO_OPENDIR_SUPPORT.
 const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_ATOMIC_O_TRUNC)
@@ -33,8 +33,6 @@ const WANTED: InitFlags = InitFlags::FUSE_ASYNC_READ
     .union(InitFlags::FUSE_EXPLICIT_INVAL_DATA)
     .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
     .union(feature::ACL);
-/// Background requests (readahead) the kernel may have under way: three quarters of the slots.
-const BACKGROUND: u16 = 48;
 /// Readahead of the mount, in KiB: one full payload.
 const READ_AHEAD_KIB: usize = PAYLOAD_MAX / 1024;
 
@@ -59,6 +57,36 @@ pub(crate) struct MountRequest {
     pub(crate) without: InitFlags,
     /// How long the daemon may be away before requests fail; for ever if nothing is said.
     pub(crate) give_up_after: Option<Duration>,
+    /// What the kernel may keep.
+    pub(crate) caching: Caching,
+    /// The kernel writes back when it likes.
+    pub(crate) writeback: bool,
+    /// Longest write, in bytes.
+    pub(crate) max_write: u32,
+    /// Background requests (readahead, and writing back) the kernel may have under way.
+    pub(crate) max_background: u16,
+}
+
+impl MountRequest {
+    /// As options say; root's mounts are open to others unless these say no.
+    pub(crate) fn new(branch: String, mountpoint: PathBuf, options: &Options) -> Result<Self, Failure> {
+        let root = nix::unistd::geteuid().is_root();
+        Ok(Self {
+            branch,
+            mountpoint,
+            read_only: options.read_only,
+            allow_other: options.allow_other.unwrap_or(root),
+            default_permissions: !options.no_default_permissions,
+            suid_dev: root && !options.no_suid_dev,
+            flags: options.flags.clone(),
+            without: feature::flags_of(&options.without)?,
+            give_up_after: options.give_up_after,
+            caching: options.caching,
+            writeback: options.writeback,
+            max_write: options.max_write.unwrap_or(PAYLOAD_MAX as u32),
+            max_background: options.max_background.unwrap_or(BACKGROUND_MAX),
+        })
+    }
 }
 
 /// Flags of mount(8) that mean the same here.
@@ -93,21 +121,27 @@ impl MountFlag {
 /// The file system that `fuser` sees: it negotiates and serves nothing.
 struct Negotiator {
     state: Arc<Mutex<FuseState>>,
-    read_only: bool,
-    without: InitFlags,
+    wanted: MountRequest,
 }
 
 impl Filesystem for Negotiator {
     fn init(&mut self, _: &fuser::Request, config: &mut KernelConfig) -> io::Result<()> {
-        let offered = config.capabilities() - self.without;
+        let wanted = &self.wanted;
+        let offered = config.capabilities() - wanted.without;
         let mut flags = WANTED & offered;
+        if wanted.writeback {
+            flags |= InitFlags::FUSE_WRITEBACK_CACHE & offered;
+        }
+        if wanted.caching.direct_io {
+            flags |= InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP & offered;
+        }
         if !flags.contains(feature::ACL) {
             flags -= feature::ACL;
         }
         let refused = |what: &str| io::Error::other(format!("the kernel refuses {what}"));
         config.add_capabilities(flags).map_err(|_| refused("flags that it offered"))?;
-        config.set_max_write(PAYLOAD_MAX as u32).map_err(|_| refused("writes of 1 MiB"))?;
-        config.set_max_background(BACKGROUND).map_err(|_| refused("48 background requests"))?;
+        config.set_max_write(wanted.max_write).map_err(|_| refused("writes of that size"))?;
+        config.set_max_background(wanted.max_background).map_err(|_| refused("so many background requests"))?;
         // Setting it is the only way to learn what the kernel offers; the error names the nearest.
         let max_readahead = config.set_max_readahead(PAYLOAD_MAX as u32).unwrap_or_else(|offered| offered);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,10 +149,11 @@ impl Filesystem for Negotiator {
             minor: config.kernel_abi().1,
             // Resends need no consent at INIT; that the kernel has them is only known here.
             flags: (flags | (offered & InitFlags::FUSE_HAS_RESEND)).bits(),
-            max_write: PAYLOAD_MAX as u32,
+            max_write: wanted.max_write,
             max_readahead,
-            max_background: u32::from(BACKGROUND),
-            read_only: self.read_only,
+            max_background: u32::from(wanted.max_background),
+            read_only: wanted.read_only,
+            caching: wanted.caching,
         };
         Ok(())
     }
@@ -155,12 +190,12 @@ pub(crate) fn mount(request: &MountRequest) -> Result<Mounted, Failure> {
     let mountpoint = check_mountpoint(&request.mountpoint)?;
     check_device()?;
     let state = Arc::new(Mutex::new(FuseState::default()));
-    let mut without = request.without;
+    let mut wanted = request.clone();
     if !request.default_permissions {
         // With ACLs the kernel checks every access, asked to or not.
-        without |= feature::ACL;
+        wanted.without |= feature::ACL;
     }
-    let negotiator = Negotiator { state: Arc::clone(&state), read_only: request.read_only, without };
+    let negotiator = Negotiator { state: Arc::clone(&state), wanted };
     let session = Session::new(negotiator, &mountpoint, &options(request))
         .map_err(|e| refused(&mountpoint, request.allow_other, &e))?;
     let state = *state.lock().unwrap_or_else(PoisonError::into_inner);

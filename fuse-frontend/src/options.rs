@@ -1,7 +1,9 @@
 //! `-o` options as mount(8) and fstab give them.
 
 use crate::mount::MountFlag;
+use shm_transport::Caching;
 use shm_transport::control::{ErrorCode, Failure};
+use shm_transport::wire::limits::PAYLOAD_MAX;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,9 +37,24 @@ pub(crate) struct Options {
     pub(crate) remount: bool,
     /// `give_up_after=SECONDS`.
     pub(crate) give_up_after: Option<Duration>,
+    /// `entry_timeout`, `attr_timeout` and `negative_timeout`, `=SECONDS`, and `direct_io`.
+    pub(crate) caching: Caching,
+    /// `writeback_cache`.
+    pub(crate) writeback: bool,
+    /// `max_write=BYTES`.
+    pub(crate) max_write: Option<u32>,
+    /// `max_background=REQUESTS`.
+    pub(crate) max_background: Option<u16>,
     /// Passed on.
     pub(crate) flags: Vec<MountFlag>,
 }
+
+/// Smallest `max_write`: what the kernel takes for the least itself.
+const PAGE: u32 = 4096;
+/// Most background requests: three quarters of the slots of a mount.
+pub(crate) const BACKGROUND_MAX: u16 = 48;
+/// Longest of the timeouts, in seconds: a day, longer than anything is kept.
+const SECONDS_MAX: f64 = 86_400.0;
 
 /// Options that say something to others than us.
 const IGNORED: &[&str] = &[
@@ -117,6 +134,13 @@ impl Options {
             "allow_base" => self.allow_base.push(path()?),
             "without" => self.without.extend(value.map(str::to_owned)),
             "give_up_after" => self.give_up_after = Some(seconds(value)?),
+            "entry_timeout" => self.caching.names_ms = Some(milliseconds(name, value)?),
+            "attr_timeout" => self.caching.attributes_ms = Some(milliseconds(name, value)?),
+            "negative_timeout" => self.caching.missing_ms = Some(milliseconds(name, value)?),
+            "direct_io" => self.caching.direct_io = true,
+            "writeback_cache" => self.writeback = true,
+            "max_write" => self.max_write = Some(within(name, value, (PAGE, PAYLOAD_MAX as u32))?),
+            "max_background" => self.max_background = Some(within(name, value, (1, BACKGROUND_MAX))?),
             "frozen" => self.frozen = true,
             "ro" => self.read_only = true,
             "rw" => self.read_only = false,
@@ -138,6 +162,23 @@ impl Options {
     }
 }
 
+/// A number within bounds.
+fn within<N>(name: &str, value: Option<&str>, (least, most): (N, N)) -> Result<N, Failure>
+where
+    N: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
+{
+    match value.and_then(|value| value.parse::<N>().ok()).filter(|number| (least..=most).contains(number)) {
+        Some(number) => Ok(number),
+        None => Err(usage(format!("the mount option {name} needs a number from {least} to {most}"))),
+    }
+}
+
+/// Seconds with a fraction, as libfuse has them; 0 keeps nothing.
+fn milliseconds(name: &str, value: Option<&str>) -> Result<u32, Failure> {
+    let seconds = within(name, value, (0.0, SECONDS_MAX))?;
+    Ok((seconds * 1000.0).round() as u32)
+}
+
 /// A limit of whole seconds, one at least.
 fn seconds(value: Option<&str>) -> Result<Duration, Failure> {
     match value.and_then(|value| value.parse::<u32>().ok()) {
@@ -151,8 +192,9 @@ fn usage(message: String) -> Failure {
         code: ErrorCode::Usage,
         message,
         hint: Some(
-            "known are base=, frozen, store=, socket=, allow_base=, ro, allow_other, no_default_permissions, \
-             without=, give_up_after= and the flags of mount(8)"
+            "known are base=, frozen, store=, socket=, allow_base=, ro, allow_other, no_default_permissions, without=, \
+             give_up_after=, entry_timeout=, attr_timeout=, negative_timeout=, direct_io, writeback_cache, max_write=, \
+             max_background= and the flags of mount(8)"
                 .into(),
         ),
     }

@@ -147,18 +147,7 @@ impl Unit<'_> {
             self.service.tell("STATUS=waiting for the daemon");
             make_branch(&paths, config)?;
         }
-        let root = nix::unistd::geteuid().is_root();
-        let request = MountRequest {
-            branch: config.branch.clone(),
-            mountpoint,
-            read_only: options.read_only,
-            allow_other: options.allow_other.unwrap_or(root),
-            default_permissions: !options.no_default_permissions,
-            suid_dev: root && !options.no_suid_dev,
-            flags: options.flags.clone(),
-            without: feature::flags_of(&options.without)?,
-            give_up_after: options.give_up_after,
-        };
+        let request = MountRequest::new(config.branch.clone(), mountpoint, options)?;
         let (mounted, fds, mount) = mounter::make(&request, slots)?;
         let fuse = mounted.fuse().try_clone_to_owned().map_err(|e| internal("no descriptor of the mount", &e))?;
         record.write(&of_unit(&mount, &fds))?;

@@ -28,6 +28,7 @@ const PARTS: &[Part] = &[
     ("fuse-xattrs", "posix_acl", &[]),
     ("fuse-mknod", "basic_ops", &["links", "directory_entries"]),
     ("fuse-mount-options", "mount_helper", &["options", "option_user", "cannot_be"]),
+    ("fuse-mount-options", "mount_options", &[]),
     ("fuse-mount-options", "negative_ops", &["read_only"]),
     ("fuse-advanced-io", "basic_ops", &["allocation", "locks", "mappings", "appenders", "large_contents", "open_file"]),
     ("fuse-security-permissions", "negative_ops", &["another_user"]),

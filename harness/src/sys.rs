@@ -231,3 +231,10 @@ pub fn long_name(len: usize) -> String {
 pub fn bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
 }
+
+/// The kernel's version, major and minor.
+pub fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split('.').map_while(|part| part.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}

@@ -8,7 +8,7 @@ use std::mem::size_of;
 /// First word of every region: `AGENTFS1` in memory order.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"AGENTFS1");
 /// Version of the region's layout and of the rules around it. Both sides must have the same.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Optional features that this build knows: none yet.
 pub const FEATURES: u64 = 0;
 

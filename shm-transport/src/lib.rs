@@ -93,6 +93,6 @@ pub use daemon::{DaemonEnd, Running};
 pub use frontend::ShmTransport;
 pub use inproc::InProcess;
 pub use layout::Geometry;
-pub use session::{FuseState, SessionFds, SessionHeader, Waiting, monotonic_ms};
+pub use session::{Caching, FuseState, SessionFds, SessionHeader, Waiting, monotonic_ms};
 pub use table::LookupTable;
 pub use transport::{Completion, Context, FsTransport, Handler, Lease, TransportError};

@@ -34,6 +34,21 @@ pub struct FuseState {
     pub max_background: u32,
     /// Mounted read-only.
     pub read_only: bool,
+    /// What the kernel may keep.
+    pub caching: Caching,
+}
+
+/// What whoever mounted lets the kernel keep, at most: for as long as it is true where nothing is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Caching {
+    /// Names, in milliseconds.
+    pub names_ms: Option<u32>,
+    /// Attributes, in milliseconds.
+    pub attributes_ms: Option<u32>,
+    /// That a name is missing, in milliseconds.
+    pub missing_ms: Option<u32>,
+    /// No file data: every read and write is a request.
+    pub direct_io: bool,
 }
 
 /// What a frontend without a daemon says of itself, for whoever has the region.
@@ -165,6 +180,7 @@ impl SessionHeader {
     /// What INIT settled; `None` before [`Self::set_fuse_state`].
     pub fn fuse_state(&self) -> Option<FuseState> {
         let h = &self.map.header;
+        let limit = |cell: &AtomicU32| Some(cell.load(Relaxed)).filter(|ms| *ms != u32::MAX);
         (h.fuse_ready.load(Acquire) == 1).then(|| FuseState {
             minor: h.fuse_minor.load(Relaxed),
             flags: h.fuse_flags.load(Relaxed),
@@ -172,6 +188,12 @@ impl SessionHeader {
             max_readahead: h.fuse_max_readahead.load(Relaxed),
             max_background: h.fuse_max_background.load(Relaxed),
             read_only: h.read_only.load(Relaxed) != 0,
+            caching: Caching {
+                names_ms: limit(&h.names_ms),
+                attributes_ms: limit(&h.attributes_ms),
+                missing_ms: limit(&h.missing_ms),
+                direct_io: h.direct_io.load(Relaxed) != 0,
+            },
         })
     }
 
@@ -184,6 +206,11 @@ impl SessionHeader {
         h.fuse_max_readahead.store(state.max_readahead, Relaxed);
         h.fuse_max_background.store(state.max_background, Relaxed);
         h.read_only.store(u32::from(state.read_only), Relaxed);
+        let Caching { names_ms, attributes_ms, missing_ms, direct_io } = state.caching;
+        for (cell, limit) in [(&h.names_ms, names_ms), (&h.attributes_ms, attributes_ms), (&h.missing_ms, missing_ms)] {
+            cell.store(limit.unwrap_or(u32::MAX), Relaxed);
+        }
+        h.direct_io.store(u32::from(direct_io), Relaxed);
         // Pairs with the Acquire in `fuse_state`: the fields above are whole.
         h.fuse_ready.store(1, Release);
     }

@@ -46,6 +46,7 @@ pub(super) fn mount(context: &Context, args: &args::Mount) -> Result<()> {
         read_only: args.ro,
         allow_other: args.allow_other,
         give_up_after: args.give_up_after,
+        options: &args.options,
     };
     let held = mounter::mount(context, &request).map_err(|e| in_use(e, &mut client, &args.branch))?;
     context.output.result(&json!({"mount": held, "branch": info}), || {

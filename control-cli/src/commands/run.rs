@@ -76,7 +76,7 @@ fn on_stage(
     scratch: Option<&Path>,
     here: PathBuf,
 ) -> Result<(u8, Stage)> {
-    let stage = set_up(context, info, scratch, here)?;
+    let stage = set_up(context, (info, &args.options), scratch, here)?;
     let (program, rest) = args.command.split_first().map_or((None, &[][..]), |(p, r)| (Some(p), r));
     let mut command = Command::new(program.map(std::ffi::OsString::as_os_str).unwrap_or_default());
     command.args(rest).current_dir(&stage.cwd).env("AGENTFS_ROOT", &stage.root).env("AGENTFS_BRANCH", &info.name);
@@ -99,7 +99,12 @@ fn on_stage(
     }
 }
 
-fn set_up(context: &Context, info: &BranchInfo, scratch: Option<&Path>, here: PathBuf) -> Result<Stage> {
+fn set_up(
+    context: &Context,
+    (info, options): (&BranchInfo, &[String]),
+    scratch: Option<&Path>,
+    here: PathBuf,
+) -> Result<Stage> {
     let root = scratch.or(info.base.as_deref()).unwrap_or(Path::new("/")).to_owned();
     let namespace = namespace::enter()?;
     let request = Request {
@@ -109,6 +114,7 @@ fn set_up(context: &Context, info: &BranchInfo, scratch: Option<&Path>, here: Pa
         read_only: false,
         allow_other: false,
         give_up_after: None,
+        options,
     };
     let held = mounter::mount(context, &request).map_err(|e| match context.reconnect() {
         Ok(mut client) => mount::in_use(e, &mut client, &info.name),

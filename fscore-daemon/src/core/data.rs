@@ -28,13 +28,14 @@ impl Session {
         }
         if flags & libc::O_TRUNC as u32 != 0 {
             let set = SetAttr { size: Some(0), kill_suidgid: kill, ..SetAttr::default() };
-            return self.change_attributes(op, object, &set, &|_, _| Reply::Opened(Self::opened_own()));
+            return self.change_attributes(op, object, &set, &|_, _| Reply::Opened(self.opened_own()));
         }
+        let own = self.opened_own();
         match self.source(op.view, object)? {
             Source::Hole(_) | Source::Content(_) => {
                 let doubtful = lock(&self.doubtful).remove(&object);
-                let keep_cache = self.sees_all_changes(op.view, true) && !doubtful;
-                Ok(Reply::Opened(Opened { keep_cache, ..Self::opened_own() }))
+                let keep_cache = own.keep_cache && self.sees_all_changes(op.view, true) && !doubtful;
+                Ok(Reply::Opened(Opened { keep_cache, ..own }))
             }
             Source::Base(fd) => {
                 let base = op.view.base_of(object).ok_or(FsError::Stale)?;
@@ -45,8 +46,8 @@ impl Session {
                 }
                 let now = (stat.ctime, stat.size);
                 let before = lock(&self.seen).insert(object, now);
-                let keep_cache = op.view.frozen_base || before == Some(now);
-                Ok(Reply::Opened(Opened { keep_cache, ..Self::opened_own() }))
+                let keep_cache = own.keep_cache && (op.view.frozen_base || before == Some(now));
+                Ok(Reply::Opened(Opened { keep_cache, ..own }))
             }
         }
     }

@@ -9,7 +9,7 @@ use super::record::{Body, FileBody, ObjectRecord, XattrSet};
 use super::session::{Op, Session};
 use super::view::{Child, View};
 use shm_transport::mem::Payload;
-use shm_transport::wire::{FileKind, NodeId, Opened, Reply};
+use shm_transport::wire::{FileKind, NodeId, Reply};
 
 /// A new object: what kind, its permission bits and what it holds.
 struct Fresh {
@@ -103,11 +103,6 @@ impl Session {
         }
     }
 
-    /// How a file that the branch owns is opened: its pages stay true across opens.
-    pub(super) fn opened_own() -> Opened {
-        Opened { fh: 0, keep_cache: true, cache_dir: false, direct_io: false, no_flush: true }
-    }
-
     fn fresh_record(
         &self,
         edit: &mut Edit<'_>,
@@ -155,7 +150,7 @@ impl Session {
         edit.change.first_xattrs(object, &lists);
         edit.put_name(dir, name, object, kind)?;
         let taken = self.branch.ledger.take(0, 1)?;
-        let reply = if open { Reply::Created(entry, Self::opened_own()) } else { Reply::Entry(entry) };
+        let reply = if open { Reply::Created(entry, self.opened_own()) } else { Reply::Entry(entry) };
         let made = self.finish(op, edit.into_change(), reply, self.core.store.as_ref())?;
         taken.keep();
         Ok(made)
@@ -169,7 +164,8 @@ impl Session {
         };
         let mut entry = self.negative(view, true);
         entry.node = NodeId::in_view(object.0, self.slot);
-        entry.attr_valid_ns = entry.entry_valid_ns;
+        entry.entry_valid_ns = self.name_valid(view, true);
+        entry.attr_valid_ns = self.valid(view, true);
         entry.attr.ino = object.0;
         (entry.attr.size, entry.attr.blocks) = (size, blocks);
         (entry.attr.atime, entry.attr.mtime) = (record.atime, record.mtime);
@@ -198,7 +194,7 @@ impl Session {
         edit.change.orphan(object);
         edit.change.first_xattrs(object, &lists);
         let taken = self.branch.ledger.take(0, 1)?;
-        let reply = Reply::Created(entry, Self::opened_own());
+        let reply = Reply::Created(entry, self.opened_own());
         let made = self.finish(op, edit.into_change(), reply, self.core.store.as_ref())?;
         taken.keep();
         Ok(made)

@@ -14,12 +14,12 @@ use super::view::{Child, View};
 use crate::content::Content;
 use crate::errno::errno;
 use crate::store::Store;
-use shm_transport::Context;
 use shm_transport::mem::Payload;
 use shm_transport::wire::{
-    self, Attr, Caller, Entry, NodeId, Reply, Request, RequestId, SessionId, SlotIndex, Timestamp, ViewSlot,
+    self, Attr, Caller, Entry, NodeId, Opened, Reply, Request, RequestId, SessionId, SlotIndex, Timestamp, ViewSlot,
     decode_reply, encode_reply,
 };
+use shm_transport::{Caching, Context};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,6 +55,8 @@ pub struct Session {
     pub branch: Arc<Branch>,
     /// No changes.
     pub read_only: bool,
+    /// What the kernel may keep, at most.
+    caching: Caching,
     pub(super) core: Arc<Core>,
     pub(super) listings: Listings,
     /// What an unchanged base file was when its pages were last given out.
@@ -84,6 +86,17 @@ impl Session {
         read_only: bool,
         mountpoint: &Path,
     ) -> FsResult<Arc<Self>> {
+        Self::open_cached(core, id, branch, (read_only, Caching::default()), mountpoint)
+    }
+
+    /// The same for a mount whose kernel may keep less than is true for long.
+    pub fn open_cached(
+        core: Arc<Core>,
+        id: SessionId,
+        branch: Arc<Branch>,
+        (read_only, caching): (bool, Caching),
+        mountpoint: &Path,
+    ) -> FsResult<Arc<Self>> {
         core.count_usage(&branch)?;
         core.join(&Member::new(id, branch.id, read_only, mountpoint))?;
         let mut replies = HashMap::new();
@@ -110,7 +123,7 @@ impl Session {
         }
         drop(sessions);
         let replies = Arc::new(Mutex::new(replies));
-        Ok(Arc::new(Self::of(core, id, ViewSlot::MAIN, branch, read_only, replies, Arc::default())))
+        Ok(Arc::new(Self::of(core, id, ViewSlot::MAIN, branch, (read_only, caching), replies, Arc::default())))
     }
 
     fn of(
@@ -118,20 +131,28 @@ impl Session {
         id: SessionId,
         slot: ViewSlot,
         branch: Arc<Branch>,
-        read_only: bool,
+        (read_only, caching): (bool, Caching),
         replies: Arc<Mutex<HashMap<SlotIndex, RequestId>>>,
         divided: Arc<AtomicBool>,
     ) -> Self {
         let listings = Listings::new(core.cookie_key);
         let (seen, doubtful, emptied) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { id, slot, branch, read_only, core, listings, seen, doubtful, emptied, replies, divided }
+        Self { id, slot, branch, read_only, caching, core, listings, seen, doubtful, emptied, replies, divided }
     }
 
     /// Another view of the same mount. The caller has recorded that the mount has the branch.
     pub fn beside(&self, branch: Arc<Branch>, slot: ViewSlot) -> Arc<Self> {
         lock(&branch.sessions).push(self.id);
         let (core, replies) = (Arc::clone(&self.core), Arc::clone(&self.replies));
-        Arc::new(Self::of(core, self.id, slot, branch, self.read_only, replies, Arc::clone(&self.divided)))
+        Arc::new(Self::of(
+            core,
+            self.id,
+            slot,
+            branch,
+            (self.read_only, self.caching),
+            replies,
+            Arc::clone(&self.divided),
+        ))
     }
 
     /// Whether processes see different branches through the mount, from now on.
@@ -281,9 +302,25 @@ impl Session {
         if self.is_divided() { 0 } else { ROOT_NS }
     }
 
-    /// How long the kernel may keep an answer that the branch (`own`) or the base gave.
+    /// How long the kernel may keep attributes that the branch (`own`) or the base gave.
     pub(super) fn valid(&self, view: &View, own: bool) -> u64 {
-        if self.sees_all_changes(view, own) { OWN_NS } else { LAZY_NS }
+        self.keep(view, own, self.caching.attributes_ms)
+    }
+
+    /// How long it may keep a name.
+    pub(super) fn name_valid(&self, view: &View, own: bool) -> u64 {
+        self.keep(view, own, self.caching.names_ms)
+    }
+
+    fn keep(&self, view: &View, own: bool, most: Option<u32>) -> u64 {
+        let true_for = if self.sees_all_changes(view, own) { OWN_NS } else { LAZY_NS };
+        most.map_or(true_for, |ms| true_for.min(u64::from(ms) * 1_000_000))
+    }
+
+    /// How a file is opened whose pages stay true across opens.
+    pub(super) fn opened_own(&self) -> Opened {
+        let direct_io = self.caching.direct_io;
+        Opened { fh: 0, keep_cache: !direct_io, cache_dir: false, direct_io, no_flush: true }
     }
 
     /// Whether what the branch (`own`) or the base gave changes only through this mount. Beside a read-only one
@@ -299,7 +336,7 @@ impl Session {
             node: self.node(view, child.object)?,
             generation: generation(child.object, attr.btime),
             attr,
-            entry_valid_ns: self.valid(view, child.found.is_none()),
+            entry_valid_ns: self.name_valid(view, child.found.is_none()),
             attr_valid_ns: self.valid(view, own),
         })
     }
@@ -322,7 +359,13 @@ impl Session {
             rdev: 0,
             blksize: 0,
         };
-        Entry { node: NodeId::NONE, generation: 0, attr, entry_valid_ns: self.valid(view, own), attr_valid_ns: 0 }
+        Entry {
+            node: NodeId::NONE,
+            generation: 0,
+            attr,
+            entry_valid_ns: self.keep(view, own, self.caching.missing_ms),
+            attr_valid_ns: 0,
+        }
     }
 
     /// A content file, made empty when a power loss took it before it was ever synced.

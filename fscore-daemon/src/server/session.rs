@@ -12,6 +12,7 @@ use crate::core::member::Member;
 use crate::core::session::Session;
 use crate::core::state::lock;
 use crate::failure::{fail_doing, refuse};
+use shm_transport::Caching;
 use shm_transport::TransportError;
 use shm_transport::control::{Attached, ErrorCode, Failure, MountInfo};
 use shm_transport::handshake::{self, Attach};
@@ -201,9 +202,10 @@ pub(super) fn attach(daemon: &Daemon, attach: Attach, fds: Vec<OwnedFd>, pid: i3
     let accept = |fds| handshake::accept(fds, attach.session, attach.epoch).map_err(|e| of_transport(&e));
     let Some(mount) = daemon.mounts.get(attach.session) else {
         // Checked before anything is opened: what is refused here leaves nothing behind.
-        let (_, end) = accept(fds)?;
+        let (fds, end) = accept(fds)?;
         give_dead_writer_back(daemon, &attach);
-        let mount = open(daemon, &attach)?;
+        let state = fds.header().map_err(|e| of_transport(&e))?.fuse_state();
+        let mount = open(daemon, &attach, state.map(|state| state.caching).unwrap_or_default())?;
         let turn = lock(&mount.turn);
         let kept = link(daemon, &mount, end, queues, pid);
         drop(turn);
@@ -252,7 +254,7 @@ fn count_before(daemon: &Daemon, attach: &Attach) -> Result<(), Failure> {
 }
 
 /// Opens a session that is not known.
-fn open(daemon: &Daemon, attach: &Attach) -> Result<Arc<Mount>, Failure> {
+fn open(daemon: &Daemon, attach: &Attach, caching: Caching) -> Result<Arc<Mount>, Failure> {
     count_before(daemon, attach)?;
     let _admin = lock(&daemon.admin);
     let branch = daemon.branches.find(&attach.branch)?;
@@ -281,7 +283,8 @@ fn open(daemon: &Daemon, attach: &Attach) -> Result<Arc<Mount>, Failure> {
     if mounts.contains_key(&attach.session) {
         return Err(refuse(ErrorCode::Busy, format!("session {} is being attached already", attach.session)).done());
     }
-    let session = Session::open(Arc::clone(&daemon.core), attach.session, branch, attach.read_only, &attach.mountpoint)
+    let core = Arc::clone(&daemon.core);
+    let session = Session::open_cached(core, attach.session, branch, (attach.read_only, caching), &attach.mountpoint)
         .map_err(|e| fail_doing("open the session", &e))?;
     let views = Views::open(Arc::clone(&daemon.core), Arc::clone(&session));
     let views = Arc::new(views.map_err(|e| fail_doing("open the session's views", &e))?);

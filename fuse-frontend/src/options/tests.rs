@@ -44,3 +44,24 @@ fn a_remount_is_told_from_a_mount() {
     assert!(options.remount && options.read_only);
     assert_eq!(options.flags, [MountFlag::NoExec]);
 }
+
+#[test]
+fn numbers_have_bounds() {
+    let mut options = Options::default();
+    options
+        .add("attr_timeout=0.25,entry_timeout=0,max_write=65536,max_background=12,direct_io,writeback_cache", false)
+        .unwrap();
+    let caching = Caching { names_ms: Some(0), attributes_ms: Some(250), missing_ms: None, direct_io: true };
+    assert_eq!((options.caching, options.writeback), (caching, true));
+    assert_eq!((options.max_write, options.max_background), (Some(65536), Some(12)));
+    for wrong in [
+        "max_write=4095",
+        "max_write=1048577",
+        "max_background=49",
+        "attr_timeout=inf",
+        "entry_timeout=NaN",
+        "negative_timeout=",
+    ] {
+        assert!(options.add(wrong, true).is_err(), "{wrong}");
+    }
+}

@@ -100,15 +100,12 @@ fn can_mount() -> bool {
 
 fn request(dir: &Path, without: &[&str]) -> MountRequest {
     MountRequest {
-        branch: "test".into(),
-        mountpoint: dir.to_owned(),
-        read_only: false,
         allow_other: true,
         default_permissions: true,
         suid_dev: true,
         flags: vec![mount::MountFlag::NoAtime],
         without: crate::feature::flags_of(without).unwrap(),
-        give_up_after: None,
+        ..MountRequest::new("test".into(), dir.to_owned(), &crate::options::Options::default()).unwrap()
     }
 }
 

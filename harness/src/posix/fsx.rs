@@ -32,6 +32,10 @@ pub enum Mode {
     Sync,
     /// With holes, allocation and copies between ranges.
     Ranges,
+    /// The same with `direct_io`: every read and write is a request.
+    Direct,
+    /// The same with `writeback_cache`: the kernel writes back when it likes.
+    Writeback,
     /// All of it, while snapshots and branches are taken.
     Snapshots,
 }
@@ -43,7 +47,18 @@ impl Mode {
             Self::Mmap => "mmap",
             Self::Sync => "sync",
             Self::Ranges => "ranges",
+            Self::Direct => "direct",
+            Self::Writeback => "writeback",
             Self::Snapshots => "snapshots",
+        }
+    }
+
+    /// Options of the mount.
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Direct => &["-o", "direct_io"],
+            Self::Writeback => &["-o", "writeback_cache"],
+            Self::Cached | Self::Mmap | Self::Sync | Self::Ranges | Self::Snapshots => &[],
         }
     }
 
@@ -55,7 +70,7 @@ impl Mode {
                 "read = 10\nwrite = 10\nmapread = 5\nmapwrite = 5\ntruncate = 2\nfsync = 1\nfdatasync = 1\n\
                  close_open = 3\ninvalidate = 2\nposix_fadvise = 2\n"
             }
-            Self::Ranges | Self::Snapshots => {
+            Self::Ranges | Self::Direct | Self::Writeback | Self::Snapshots => {
                 "read = 10\nwrite = 10\nmapread = 5\nmapwrite = 5\ntruncate = 3\nposix_fallocate = 3\npunch_hole = 3\n\
                  sendfile = 3\ncopy_file_range = 3\nclose_open = 1\nfsync = 0.1\n"
             }
@@ -74,7 +89,8 @@ pub struct Options {
     pub seed: Option<u64>,
     /// Which modes.
     #[arg(long, value_enum, value_delimiter = ',',
-          default_values_t = [Mode::Cached, Mode::Mmap, Mode::Sync, Mode::Ranges, Mode::Snapshots])]
+          default_values_t = [Mode::Cached, Mode::Mmap, Mode::Sync, Mode::Ranges, Mode::Direct, Mode::Writeback,
+                              Mode::Snapshots])]
     pub modes: Vec<Mode>,
     /// In the mode `snapshots`: operations between two.
     #[arg(long, default_value_t = 1000)]
@@ -148,7 +164,7 @@ impl Job<'_> {
     /// How many snapshots were taken.
     fn run(&self) -> Result<u64, String> {
         let name = format!("fsx-{}", self.mode.name());
-        let mount = self.world.mount(&name, None);
+        let mount = self.world.mount_with(&name, None, self.mode.options());
         let config = self.world.out().join("fsx.toml");
         let text = format!("flen = 262144\n[opsize]\nmin = 0\nmax = 65536\n[weights]\n{}", self.mode.weights());
         std::fs::write(&config, text).map_err(|e| format!("cannot write the configuration: {e}"))?;

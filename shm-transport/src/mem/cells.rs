@@ -79,6 +79,14 @@ pub(crate) struct RegionHeader {
     pub(crate) frontend_cpu: AtomicU32,
     /// CPU that the daemon ran on when it took a request last, plus one; 0 when unknown.
     pub(crate) daemon_cpu: AtomicU32,
+    /// Longest time that the kernel keeps a name, in milliseconds; `u32::MAX` for as long as it is true.
+    pub(crate) names_ms: AtomicU32,
+    /// The same of attributes.
+    pub(crate) attributes_ms: AtomicU32,
+    /// The same of missing names.
+    pub(crate) missing_ms: AtomicU32,
+    /// 1 where every read and write is a request.
+    pub(crate) direct_io: AtomicU32,
 }
 
 /// Cursors of one ring, each alone on its cache line. A cursor is `epoch << 32 | position`.
@@ -113,12 +121,13 @@ pub(crate) struct SlotHeader {
 
 // The layout is a promise between processes of different builds: a change here is a new VERSION.
 const _: () = {
-    assert!(size_of::<RegionHeader>() == 128);
+    assert!(size_of::<RegionHeader>() == 144);
     assert!(align_of::<RegionHeader>() == 8);
     assert!(offset_of!(RegionHeader, session) == 56);
     assert!(offset_of!(RegionHeader, fuse_flags) == 80);
     assert!(offset_of!(RegionHeader, read_only) == 100);
     assert!(offset_of!(RegionHeader, away_since) == 104);
+    assert!(offset_of!(RegionHeader, names_ms) == 128);
     assert!(size_of::<RingHeader>() == 384);
     assert!(align_of::<RingHeader>() == 128);
     assert!(size_of::<SlotHeader>() == 64);
