@@ -8,6 +8,8 @@ use super::random::Random;
 use crate::procs;
 use crate::world::World;
 use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -39,6 +41,8 @@ enum Mark {
     Command(&'static str),
     /// The daemon has been started and does not serve yet.
     Start,
+    /// The same, and a thread of it stands before one of these calls.
+    Opening { calls: &'static [(&'static str, libc::c_long)] },
     /// A thread stands before one of these calls, after the daemon has been killed.
     Lonely { calls: &'static [(&'static str, libc::c_long)] },
 }
@@ -87,8 +91,8 @@ const POINTS: [Point; 17] = [
     daemon("daemon: batch written, content file not yet removed", seldom(BEFORE, calls!(SYS_unlinkat, SYS_unlink))),
     daemon("daemon: in the midst of a sync", seldom(BEFORE, calls!(SYS_fsync, SYS_fdatasync, SYS_syncfs))),
     daemon(
-        "daemon: log segment or checkpoint not yet renamed",
-        seldom(BEFORE, calls!(SYS_rename, SYS_renameat, SYS_renameat2)),
+        "daemon: first log segment of a start not yet renamed",
+        Mark::Opening { calls: calls!(SYS_rename, SYS_renameat, SYS_renameat2) },
     ),
     daemon("daemon: completed, frontend not woken", call(BEFORE, calls!(SYS_write))),
     daemon("daemon: during a snapshot", Mark::Command("snapshot create")),
@@ -156,7 +160,7 @@ impl Point {
 
     /// Whether it is one of a daemon that starts: the one that runs must die first.
     pub(super) fn is_start(&self) -> bool {
-        self.mark == Mark::Start
+        matches!(self.mark, Mark::Start | Mark::Opening { .. })
     }
 
     /// Waits until `pid` stands at this point. While what it answers is kept, it is held up; whether it stands there is
@@ -204,6 +208,15 @@ impl Point {
                 let limit = RECOVERY_US_MAX[random.below(RECOVERY_US_MAX.len())];
                 sleep(random.below(limit));
                 (None, procs::alive(pid) && !serves(world.socket()))
+            }
+            Mark::Opening { calls } => {
+                // A start is over sooner than strace is there: it is stopped until then.
+                let process = Pid::from_raw(pid);
+                kill(process, Signal::SIGSTOP).ok();
+                let held = hold(pid, BEFORE, calls);
+                sleep(ATTACH_US);
+                kill(process, Signal::SIGCONT).ok();
+                (held, procs::wait_for(SELDOM_MAX, || stands(pid, calls)))
             }
         }
     }
