@@ -21,6 +21,14 @@ pub(super) struct Epochs {
     children: BTreeMap<EpochId, Vec<EpochId>>,
 }
 
+/// States of one branch, each of which alone continues the next: nobody refers to any but the top.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) top: EpochId,
+    /// The others, the youngest first.
+    pub(super) below: Vec<EpochId>,
+}
+
 impl Epochs {
     pub(super) fn read(store: &dyn Store) -> FsResult<Self> {
         Self::read_without(store, None)
@@ -123,6 +131,18 @@ impl Epochs {
     /// The pairs that could become one, the oldest first.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (EpochId, EpochId)> {
         self.all.keys().filter_map(|epoch| Some((*epoch, self.only_child(*epoch)?)))
+    }
+
+    /// The runs of states that could all become one.
+    pub(super) fn runs(&self) -> impl Iterator<Item = Run> {
+        let continued: BTreeSet<_> = self.pairs().map(|(_, younger)| younger).collect();
+        let begin = self.pairs().filter(move |(older, _)| !continued.contains(older));
+        begin.map(|(oldest, _)| {
+            let mut all: Vec<_> = std::iter::successors(Some(oldest), |at| self.only_child(*at)).collect();
+            let top = all.pop().unwrap_or(oldest);
+            all.reverse();
+            Run { top, below: all }
+        })
     }
 
     /// The older one has taken the younger one's place.

@@ -2,14 +2,15 @@
 
 use super::super::Branches;
 use super::super::delete::Fate;
-use super::super::epochs::Epochs;
+use super::super::epochs::{Epochs, Run};
 use super::super::paths::parse;
 use crate::core::error::FsResult;
 use crate::core::ids::{BranchId, ContentId, EpochId, ObjectId};
 use crate::core::keys;
 use crate::core::record::{Body, ContentRecord, DirentRecord, FileBody, ObjectRecord};
+use crate::store::Store;
 use shm_transport::control::Collected;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 impl Branches {
     /// Counts what would go. Of the bytes only those in the first `most` records that have to be looked at.
@@ -28,10 +29,10 @@ impl Branches {
             })?;
         }
         let mut folded = 0;
-        for (older, _) in epochs.pairs() {
-            if only.is_none_or(|only| epochs.branch(older).is_some_and(|id| only.contains(&id))) {
-                folded += 1;
-                self.hidden(&epochs, older, &mut left, &mut freed)?;
+        for run in epochs.runs() {
+            if only.is_none_or(|only| epochs.branch(run.top).is_some_and(|id| only.contains(&id))) {
+                folded += run.below.len() as u64;
+                self.hidden(&run, &mut left, &mut freed)?;
             }
         }
         let bytes = freed.iter().map(|id| self.bytes_of(*id)).sum();
@@ -70,54 +71,94 @@ impl Branches {
         Ok(())
     }
 
-    /// Contents of an epoch that the states above it, up to the first that somebody can look at, do not show.
-    fn hidden(
-        &self,
-        epochs: &Epochs,
-        older: EpochId,
-        left: &mut usize,
-        freed: &mut BTreeSet<ContentId>,
-    ) -> FsResult<()> {
-        let above: Vec<EpochId> =
-            std::iter::successors(epochs.only_child(older), |at| epochs.only_child(*at)).collect();
-        let store = &self.core.store;
-        let object = |object, epoch| {
-            store.get(&keys::object(object, epoch)).map(|bytes| ObjectRecord::decode(&bytes)).transpose()
-        };
-        let newer = |of: ObjectId| -> FsResult<Option<ObjectRecord>> {
-            for &epoch in above.iter().rev() {
-                if let Some(record) = object(of, epoch)? {
-                    return Ok(Some(record));
-                }
+    /// Contents that the states of a run have and its top does not show. The youngest state comes first, so that what
+    /// is above a record is known from the records before: each is read once. Of the top, which may be large, only
+    /// what the others ask for is read.
+    fn hidden(&self, run: &Run, left: &mut usize, freed: &mut BTreeSet<ContentId>) -> FsResult<()> {
+        let store = self.core.store.as_ref();
+        let mut above = Above { store, top: run.top, objects: HashMap::new(), names: HashSet::new() };
+        let mut epochs = HashSet::from([run.top]);
+        for &epoch in &run.below {
+            if *left == 0 {
+                break;
             }
-            Ok(None)
-        };
-        let mut lost = BTreeSet::new();
-        self.each_change(older, left, |_, letter, number, name| {
-            if letter == b'D' {
-                let bytes = store.get(&keys::dirent(number, older, name));
-                let hidden = above.iter().any(|epoch| store.get(&keys::dirent(number, *epoch, name)).is_some());
-                if let (true, Some(bytes)) = (hidden, bytes)
-                    && let DirentRecord::Entry { object, .. } = DirentRecord::decode(&bytes)?
+            epochs.insert(epoch);
+            let mut lost = HashSet::new();
+            // In this order: names, then objects.
+            self.each_change(epoch, left, |_, letter, number, name| {
+                if letter == b'D' {
+                    let Some(bytes) = store.get(&keys::dirent(number, epoch, name)) else { return Ok(()) };
+                    if above.decides(number, name)
+                        && let DirentRecord::Entry { object, .. } = DirentRecord::decode(&bytes)?
+                    {
+                        lost.insert(object);
+                    }
+                    return Ok(());
+                }
+                if letter != b'O' {
+                    return Ok(());
+                }
+                let Some(record) = object_of(store, number, epoch)? else { return Ok(()) };
+                let newest = above.object(number, &record)?;
+                let Body::File(FileBody::Content(id)) = record.body else { return Ok(()) };
+                let goes = match newest {
+                    Some(newest) => newest.content != Some(id) || newest.nameless,
+                    None => lost.contains(&number) && !number.is_base() || record.nlink == 0,
+                };
+                if goes
+                    && let Some(bytes) = store.get(&keys::content(id))
+                    && epochs.contains(&ContentRecord::decode(&bytes)?.epoch)
                 {
-                    lost.insert(object);
+                    freed.insert(id);
                 }
-                return Ok(());
-            }
-            if letter != b'O' {
-                return Ok(());
-            }
-            let Some(record) = object(number, older)? else { return Ok(()) };
-            let Body::File(FileBody::Content(id)) = record.body else { return Ok(()) };
-            let goes = match newer(number)? {
-                Some(newer) => newer.body != record.body || newer.nlink == 0,
-                None => lost.contains(&number) && !number.is_base() || record.nlink == 0,
-            };
-            let owner = store.get(&keys::content(id)).map(|bytes| ContentRecord::decode(&bytes)).transpose()?;
-            if goes && owner.is_some_and(|owner| owner.epoch == older || above.contains(&owner.epoch)) {
-                freed.insert(id);
-            }
-            Ok(())
-        })
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
+}
+
+/// What the states of a run above the one that is looked at decide.
+struct Above<'a> {
+    store: &'a dyn Store,
+    top: EpochId,
+    /// The youngest record of each object.
+    objects: HashMap<ObjectId, Newest>,
+    names: HashSet<(ObjectId, Vec<u8>)>,
+}
+
+/// Of an object's youngest record, what says whether an older content is still shown.
+#[derive(Debug, Clone, Copy)]
+struct Newest {
+    content: Option<ContentId>,
+    nameless: bool,
+}
+
+impl Newest {
+    fn of(record: &ObjectRecord) -> Self {
+        Self { content: super::fold::content(record), nameless: record.nlink == 0 }
+    }
+}
+
+impl Above<'_> {
+    /// Whether a name is decided above; from now on it is.
+    fn decides(&mut self, dir: ObjectId, name: &[u8]) -> bool {
+        let first = self.names.insert((dir, name.to_vec()));
+        !first || self.store.get(&keys::dirent(dir, self.top, name)).is_some()
+    }
+
+    /// The youngest record of an object above, if there is any; from now on `record` is one.
+    fn object(&mut self, object: ObjectId, record: &ObjectRecord) -> FsResult<Option<Newest>> {
+        if let Some(known) = self.objects.get(&object) {
+            return Ok(Some(*known));
+        }
+        let newest = object_of(self.store, object, self.top)?.map(|above| Newest::of(&above));
+        self.objects.insert(object, newest.unwrap_or_else(|| Newest::of(record)));
+        Ok(newest)
+    }
+}
+
+fn object_of(store: &dyn Store, object: ObjectId, epoch: EpochId) -> FsResult<Option<ObjectRecord>> {
+    let bytes = store.get(&keys::object(object, epoch));
+    Ok(bytes.map(|bytes| ObjectRecord::decode(&bytes)).transpose()?)
 }

@@ -1,51 +1,13 @@
 //! The cost of an operation does not grow with siblings or with snapshots, counted in reads of the store.
 
 use super::Rig;
+use super::counting::Counting;
 use crate::core::ids::{EpochId, ObjectId};
 use crate::core::keys;
 use crate::core::record::{DirentRecord, EpochRecord};
-use crate::store::{Batch, MemStore, Store, StoreError};
+use crate::store::{Batch, Store};
 use shm_transport::wire::{FileKind, NodeId, Op};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Counts reads: each get, each scan, and each key that a scan passes.
-#[derive(Default)]
-struct Counting {
-    inner: MemStore,
-    reads: AtomicU64,
-}
-
-impl Counting {
-    fn one(&self) {
-        self.reads.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Store for Counting {
-    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.one();
-        self.inner.get(key)
-    }
-    fn scan(&self, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
-        self.inner.scan(from, &mut |key, value| {
-            self.one();
-            visit(key, value)
-        });
-    }
-    fn scan_back(&self, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
-        self.inner.scan_back(from, &mut |key, value| {
-            self.one();
-            visit(key, value)
-        });
-    }
-    fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
-        self.inner.commit(batch)
-    }
-    fn sync(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-}
 
 /// So many names are in the directory, whatever its history.
 const NAMES: usize = 20;
@@ -120,9 +82,9 @@ impl Flat {
         // What is made once is not counted.
         self.rig.list(dir, false);
         let mut counted = |run: &mut dyn FnMut(&mut Rig)| {
-            let before = self.store.reads.load(Ordering::Relaxed);
+            let before = self.store.reads();
             run(&mut self.rig);
-            self.store.reads.load(Ordering::Relaxed) - before
+            self.store.reads() - before
         };
         [
             counted(&mut |rig| {

@@ -4,6 +4,7 @@
 
 mod changes;
 mod collected;
+mod counting;
 mod damage;
 mod door;
 mod faults;

@@ -1,5 +1,6 @@
 //! What a collection gives back, what it costs, and who is in its way.
 
+use super::super::counting::Counting;
 use super::*;
 use crate::branch::Step;
 use std::sync::atomic::AtomicBool;
@@ -38,6 +39,38 @@ fn what_is_dropped_gives_its_bytes_back() {
     assert_eq!(world.count(b'E'), 1);
     assert_eq!(world.count(b'O'), 2, "the root and one file");
     world.sound("in the end");
+}
+
+/// A long run of states that nobody refers to any more is looked at once, and not once for each state above.
+#[test]
+fn what_is_to_be_done_is_told_at_a_cost_that_follows_the_changes() {
+    let cost = |states: u64| {
+        let store = Arc::new(Counting::default());
+        let world = World::new(Arc::clone(&store) as Arc<dyn Store>);
+        world.done(&create("a", None, None));
+        for n in 0..states {
+            world.with("a", |rig| {
+                put(rig, NodeId::ROOT, "each", &format!("{n}"));
+                // Content of its own, which a later state does not have.
+                put(rig, NodeId::ROOT, &format!("own{n}"), "own");
+                if n > 0 {
+                    unlink(rig, NodeId::ROOT, &format!("own{}", n - 1));
+                }
+            });
+            world.done(&snapshot("a", &format!("s{n}")));
+        }
+        (0..states).for_each(|n| world.done(&forget("a", &format!("s{n}"))));
+        let before = store.reads();
+        let told = world.estimate();
+        let reads = store.reads() - before;
+        assert_eq!((told.folded, told.contents), (states, 2 * (states - 1)), "{told:?}");
+        let freed = world.gc();
+        assert_eq!((freed.folded, freed.contents), (told.folded, told.contents), "{freed:?}");
+        assert_eq!(world.files(), 2);
+        reads
+    };
+    let (few, many) = (cost(20), cost(160));
+    assert!(many < few * 9, "{few} reads for 20 states, {many} for 160");
 }
 
 /// Thousands of names in the oldest state, a few in each of many younger ones: what moves is little, whoever goes first.
