@@ -104,9 +104,23 @@ fn take_moved(work: &Work) -> Result<()> {
     point().and_then(|()| work.mark(mark::TAKEN)).doing(|| "write the staging directory".into())
 }
 
+/// Puts the staged object where nothing should be. `false`: there is something, or it was done before; [`place`] tells.
+fn place_free(work: &Work, n: usize, path: &RelPath) -> io::Result<bool> {
+    let Ok((dir, name)) = work.base.parent(path) else { return Ok(false) };
+    point()?;
+    match tree::shift(work.stage(), &new_name(n), dir.as_fd(), &name) {
+        Ok(()) => Ok(true),
+        Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// Takes away what is at `path` and puts the staged object there. The staged object is there as long as
 /// that is not done.
 fn place(work: &Work, n: usize, path: &RelPath) -> io::Result<()> {
+    if work.plan.expected(n).was.is_none() && place_free(work, n, path)? {
+        return Ok(());
+    }
     let (new, old) = (new_name(n), old_name(n));
     if !work.staged(&new)? {
         return Ok(());
@@ -193,7 +207,7 @@ pub(super) fn write_attributes(base: &Tree, path: &RelPath, meta: &Meta, wanted:
         if !found {
             return Err(expect::changed("something else was put there"));
         }
-        attributes::write(object.as_fd(), meta)
+        attributes::write(attributes::Object::Found(object.as_fd()), meta)
     })
 }
 

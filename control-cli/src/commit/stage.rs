@@ -14,15 +14,28 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// From so many new files on, one sync of the whole file system is cheaper than one for each.
 const SYNC_EACH_MAX: usize = 256;
 const CHUNK: usize = 1 << 20;
+/// Up to this size a file without holes is read and written at once.
+const SMALL: u64 = 64 << 10;
+/// A file of this size has no hole that anybody would miss.
+const BLOCK: u64 = 4096;
+
+/// How bytes come from the store into the base.
+struct Copying {
+    /// The two may share extents: nothing has said otherwise.
+    clones: bool,
+    buffer: Vec<u8>,
+}
 
 /// Makes every new object; durable on return. `tick` is called once for each step.
 pub(super) fn stage(work: &Work, contents: &Contents, mut tick: impl FnMut(usize)) -> Result<()> {
     let files = work.plan.steps.iter().filter(|s| matches!(s, Step::Make { body: Body::File { .. }, .. })).count();
     let each = files <= SYNC_EACH_MAX;
+    let mut copying = Copying { clones: true, buffer: Vec::new() };
     for (n, step) in work.plan.steps.iter().enumerate() {
         match step {
             Step::Make { path, meta, body } => {
-                fault::point().and_then(|()| make(work.stage(), n, meta, body, contents, each)).at("stage", path)?;
+                let mut make = || make(work.stage(), n, (meta, body), contents, &mut copying, each);
+                fault::point().and_then(|()| make()).at("stage", path)?;
             }
             // The place of the link: that it exists says that the step is not done.
             Step::Link { path, .. } => {
@@ -49,7 +62,14 @@ fn create(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?)
 }
 
-fn make(stage: BorrowedFd<'_>, n: usize, meta: &Meta, body: &Body, contents: &Contents, sync: bool) -> io::Result<()> {
+fn make(
+    stage: BorrowedFd<'_>,
+    n: usize,
+    (meta, body): (&Meta, &Body),
+    contents: &Contents,
+    copying: &mut Copying,
+    sync: bool,
+) -> io::Result<()> {
     let name = new_name(n);
     match body {
         // Accessible until all is in it; its attributes come last.
@@ -57,11 +77,11 @@ fn make(stage: BorrowedFd<'_>, n: usize, meta: &Meta, body: &Body, contents: &Co
         Body::File { content, size } => {
             let file = create(stage, &name)?;
             if let Some(content) = content {
-                copy(contents.open(content)?.as_fd(), file.as_fd(), *size)?;
+                copying.copy(contents.open(content)?.as_fd(), file.as_fd(), *size)?;
             } else {
                 rustix::fs::ftruncate(&file, *size)?;
             }
-            attributes::write_at(stage, &name, meta)?;
+            attributes::write(attributes::Object::Open(file.as_fd()), meta)?;
             if sync {
                 rustix::fs::fsync(&file)?;
             }
@@ -84,9 +104,15 @@ fn device(rdev: u32) -> u64 {
     rustix::fs::makedev((rdev >> 8) & 0xfff, (rdev & 0xff) | ((rdev >> 12) & 0xfff00))
 }
 
-/// Copies a content file: shared extents where the file system can, else its data without its holes.
-fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> io::Result<()> {
-    if shm_transport::mem::sys::clone_file(from, to).is_err() {
+impl Copying {
+    /// Copies a content file: shared extents where the file system can, else its data without its holes.
+    fn copy(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> io::Result<()> {
+        if self.clone(from, to) {
+            return Ok(rustix::fs::ftruncate(to, size)?);
+        }
+        if size <= SMALL && self.copy_small(from, to, size)? {
+            return Ok(());
+        }
         let mut at = 0;
         while at < size {
             let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
@@ -97,8 +123,39 @@ fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> io::Result<()> {
             at = rustix::fs::seek(from, SeekFrom::Hole(data))?.min(size);
             copy_range(from, to, data, at)?;
         }
+        Ok(rustix::fs::ftruncate(to, size)?)
     }
-    Ok(rustix::fs::ftruncate(to, size)?)
+
+    fn clone(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
+        let cloned = self.clones.then(|| shm_transport::mem::sys::clone_file(from, to));
+        if let Some(Err(e)) = &cloned {
+            let never = [Errno::XDEV, Errno::OPNOTSUPP, Errno::NOSYS, Errno::NOTTY];
+            self.clones = !Errno::from_io_error(e).is_some_and(|errno| never.contains(&errno));
+        }
+        matches!(cloned, Some(Ok(())))
+    }
+
+    /// `false` for a file with holes, and for one that is shorter than it should be.
+    fn copy_small(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> io::Result<bool> {
+        let stat = rustix::fs::fstat(from)?;
+        if u64::try_from(stat.st_size) != Ok(size) || size > BLOCK && (stat.st_blocks as u64).saturating_mul(512) < size
+        {
+            return Ok(false);
+        }
+        self.buffer.resize(size as usize, 0);
+        let mut done = 0;
+        while let Some(rest) = self.buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::retry_on_intr(|| rustix::io::pread(from, &mut *rest, done as u64))? {
+                0 => return Ok(false),
+                length => done += length,
+            }
+        }
+        let mut done = 0;
+        while let Some(rest) = self.buffer.get(done..).filter(|rest| !rest.is_empty()) {
+            done += rustix::io::retry_on_intr(|| rustix::io::pwrite(to, rest, done as u64))?;
+        }
+        Ok(true)
+    }
 }
 
 fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, begin: u64, end: u64) -> io::Result<()> {
