@@ -16,7 +16,7 @@ use shm_transport::wire::FileKind;
 /// What names the base of the other state.
 const BASE: &str = "@base";
 /// Room for the changes in one answer line, in bytes.
-const ANSWER_MAX: usize = LINE_MAX / 10 * 9;
+pub(super) const ANSWER_MAX: usize = LINE_MAX / 10 * 9;
 /// A branch in use may change under a comparison, which then begins again.
 const TRIES: usize = 4;
 

@@ -1,6 +1,7 @@
 //! The life of a commit: prepared here, applied by the caller with the caller's rights, finished here.
 
 use super::Branches;
+use super::answer::ANSWER_MAX;
 use super::conflict::conflicts;
 use super::delete::mark_reclaiming;
 use super::diff::Comparison;
@@ -13,7 +14,8 @@ use crate::core::record::CommitRecord;
 use crate::core::state::lock;
 use crate::core::view::View;
 use crate::store::Batch;
-use shm_transport::control::{CommitPlan, Conflict, ErrorCode, Failure, LINE_MAX, PlanStep};
+use serde::Serialize;
+use shm_transport::control::{CommitPlan, Conflict, Diff, ErrorCode, Failure, LINE_MAX, PlanStep};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -157,7 +159,7 @@ impl Branches {
                 branch: info.name,
                 base: info.base.unwrap_or_default(),
                 journal: Some(self.journal(id)),
-                summary: shm_transport::control::Diff::default(),
+                summary: Diff::default(),
                 conflicts: Vec::new(),
             });
         }
@@ -188,7 +190,7 @@ impl Branches {
 pub(super) fn cut(mut all: Vec<Conflict>) -> Vec<Conflict> {
     let mut room = CONFLICTS_MAX;
     let fitting = all.iter().take_while(|conflict| {
-        let length = serde_json::to_string(conflict).map_or(CONFLICTS_MAX, |text| text.len() + 1);
+        let length = length(*conflict);
         let fits = length <= room;
         room = room.saturating_sub(length);
         fits
@@ -196,6 +198,25 @@ pub(super) fn cut(mut all: Vec<Conflict>) -> Vec<Conflict> {
     let count = fitting.count();
     all.truncate(count.max(1));
     all
+}
+
+/// Leaves out changes for which an answer has no room beside these conflicts. Counts stay whole.
+pub(super) fn leave_room(mut diff: Diff, conflicts: &[Conflict]) -> Diff {
+    let mut room = ANSWER_MAX.saturating_sub(conflicts.iter().map(length).sum());
+    let fitting = diff.changes.iter().take_while(|change| {
+        let length = length(*change);
+        let fits = length <= room;
+        room = room.saturating_sub(length);
+        fits
+    });
+    let count = fitting.count();
+    diff.changes.truncate(count);
+    diff
+}
+
+/// Length of something in an answer, with a comma.
+fn length(of: &impl Serialize) -> usize {
+    serde_json::to_string(of).map_or(LINE_MAX, |text| text.len() + 1)
 }
 
 /// Writes the steps, durable on return. A line too long for its reader is refused: the value of some

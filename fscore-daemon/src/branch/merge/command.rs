@@ -1,13 +1,14 @@
 //! `refresh` moves a branch's fork point to what its parent has now; `commit --into-parent` makes the result the
 //! parent's as well. Both write one batch: before it nothing happened, after it everything did.
 
+use super::super::Branches;
 use super::super::answer::{Asked, answer};
 use super::super::between::{Between, changed_between};
+use super::super::commit::{cut, leave_room};
 use super::super::delete::mark_reclaiming;
 use super::super::diff::shown;
 use super::super::info::{fail, fail_branch, refuse, refuse_mounted};
 use super::super::paths::changed_in;
-use super::super::{Branches, commit::cut};
 use super::{Merge, Preferences};
 use crate::core::error::FsResult;
 use crate::core::ids::{BranchId, EpochId};
@@ -93,6 +94,7 @@ impl Branches {
             .iter()
             .map(|(path, why)| Conflict { path: shown(path), reason: reason(why) })
             .collect());
+        merged.changes = leave_room(merged.changes, &merged.conflicts);
         // What came of an earlier merge is the fork point now: there is nothing to do again.
         let nothing = if request.into_parent { is_same(&fork, &ours)? } else { is_same(&fork, &theirs)? };
         if request.dry_run || !merged.conflicts.is_empty() || nothing {

@@ -17,7 +17,7 @@ use self::state::{State, copy_of};
 use super::Branches;
 use super::answer::{Asked, answer};
 use super::between::{Between, changed_between};
-use super::commit::cut;
+use super::commit::{cut, leave_room};
 use super::conflict::{Conflicts, agreed, conflicts};
 use super::diff::{Comparison, Entry, shown};
 use super::info::{fail, fail_branch, fail_store, refuse, refuse_mounted};
@@ -77,12 +77,13 @@ impl Branches {
         };
         let failed = |e| fail_branch(name, e);
         let outcome = outcome(&now, &self.core.contents, preferences).map_err(failed)?;
+        let conflicts = cut(outcome.conflicts);
         let mut merged = Merged {
             branch: name.to_owned(),
             with: escape(&base.record.path),
             applied: false,
-            changes: outcome.changes,
-            conflicts: cut(outcome.conflicts),
+            changes: leave_room(outcome.changes, &conflicts),
+            conflicts,
             settled: outcome.settled,
             kept: outcome.kept,
             snapshot: None,

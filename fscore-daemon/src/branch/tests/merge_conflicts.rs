@@ -4,7 +4,7 @@ use super::World;
 use super::merges::{merge, preferring};
 use crate::core::ids::{BranchId, ObjectId};
 use crate::core::record::{Body, DirentRecord};
-use shm_transport::control::{Merged, Side};
+use shm_transport::control::{LINE_MAX, Merged, Side};
 use shm_transport::wire::FileKind;
 
 #[test]
@@ -153,4 +153,23 @@ fn no_preference_decides_one_end_of_a_move() {
         world.applies(&preferring("c", into_parent, &[(".", Side::Ours)]));
         world.shows(if into_parent { p } else { c }, "/z", "one");
     }
+}
+
+/// The list of changes leaves room for the conflicts: an answer that is too long for its reader says nothing.
+#[test]
+fn an_answer_with_many_changes_and_many_conflicts_can_be_read() {
+    let world = World::new();
+    let parent = world.make("parent");
+    let child = world.fork("child", "parent");
+    let root = world.view(parent).root;
+    for n in 0..4000 {
+        for (branch, text) in [(parent, "theirs"), (child, "ours")] {
+            world.add(branch, root, &format!("{n:0220}"), text);
+        }
+    }
+    let answer: serde_json::Value = world.ask(&merge("child", true)).unwrap();
+    assert!(serde_json::to_string(&answer).unwrap().len() < LINE_MAX / 10 * 9 + 4096);
+    let merged: Merged = serde_json::from_value(answer).unwrap();
+    assert_eq!((merged.applied, merged.changes.added), (false, 4000));
+    assert!(!merged.conflicts.is_empty() && !merged.changes.changes.is_empty());
 }
