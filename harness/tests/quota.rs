@@ -100,6 +100,30 @@ fn every_way_to_grow_ends_at_the_quota_and_no_way_to_shrink() {
     world.assert_no_panics();
 }
 
+/// A program that removes a file to make room for another need not wait for anything in between.
+#[test]
+fn what_is_removed_makes_room_at_once() {
+    let Some(world) = World::start("what_is_removed_makes_room_at_once") else { return };
+    let mnt = world.mount_with("b", None, &["--quota-bytes", "10M", "--quota-inodes", "2"]);
+    std::fs::write(mnt.join("kept"), sys::pattern(1, 2 << 20)).unwrap();
+    world.snapshot("b", "s");
+    let big = sys::pattern(2, 7 << 20);
+    for round in 0..40 {
+        // Limited by inodes, and by bytes.
+        std::fs::write(mnt.join("big"), if round % 2 == 0 { &big[..1] } else { &big }).unwrap();
+        std::fs::remove_file(mnt.join("big")).unwrap();
+    }
+    std::fs::write(mnt.join("big"), &big).unwrap();
+    full(std::fs::write(mnt.join("one-more"), "x"), "nothing was removed");
+    // What is open still counts.
+    let open = std::fs::File::open(mnt.join("big")).unwrap();
+    std::fs::remove_file(mnt.join("big")).unwrap();
+    full(std::fs::write(mnt.join("next"), "x"), "removed, and open");
+    drop(open);
+    assert!(procs::wait_for(Duration::from_secs(10), || std::fs::write(mnt.join("next"), &big).is_ok()));
+    world.assert_no_panics();
+}
+
 #[test]
 fn usage_is_exact_after_kills_and_limits_change_while_mounted() {
     let Some(world) = World::start("usage_is_exact_after_kills") else { return };

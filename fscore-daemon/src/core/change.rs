@@ -12,6 +12,8 @@ use crate::store::{Batch, Store};
 pub struct Change {
     /// The batch so far.
     pub batch: Batch,
+    /// An object lost its last name.
+    pub removes: bool,
     epoch: EpochId,
     branch: BranchId,
 }
@@ -19,7 +21,7 @@ pub struct Change {
 impl Change {
     /// An empty change at the view's head.
     pub fn new(view: &View) -> Self {
-        Self { batch: Batch::default(), epoch: view.head(), branch: view.branch }
+        Self { batch: Batch::default(), removes: false, epoch: view.head(), branch: view.branch }
     }
 
     /// Sets the object's record.
@@ -78,6 +80,7 @@ impl Change {
 
     /// Marks an object without names that may still be open.
     pub fn orphan(&mut self, object: ObjectId) {
+        self.removes = true;
         self.batch.put(keys::orphan(self.branch, object), []);
     }
 

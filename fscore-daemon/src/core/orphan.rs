@@ -85,7 +85,7 @@ fn reclaim(core: &Core, branch: &Branch, view: &View, object: ObjectId) -> FsRes
         change.drop_xattrs(object);
     }
     change.commit(core.store.as_ref())?;
-    branch.ledger.give_back(freed, inodes);
+    branch.ledger.release(freed, inodes);
     if let Some(id) = gone {
         core.doom(id);
     }

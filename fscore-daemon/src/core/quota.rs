@@ -8,17 +8,21 @@ use super::error::{FsError, FsResult, sys};
 use super::ids::{BranchId, EpochId, ObjectId};
 use super::keys;
 use super::record::{Body, ContentRecord, EpochRecord, FileBody, ObjectRecord, Quota};
-use super::state::{Branch, Core};
+use super::state::{Branch, Core, lock};
 use super::view::View;
 use nix::sys::stat::fstat;
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Sizes count in blocks of so many bytes.
 pub const BLOCK: u64 = 4096;
 /// Stands for no limit.
 const NONE: u64 = u64::MAX;
+/// So long after a removal the kernel has told of it, unless the object is open.
+const RELEASE_MAX: Duration = Duration::from_millis(100);
 
 /// What a branch holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,6 +54,11 @@ pub struct Ledger {
     inodes: AtomicU64,
     /// The use is known.
     counted: AtomicBool,
+    /// How often removed objects gave back what they held.
+    releases: AtomicU64,
+    /// When an object lost its last name.
+    removed: Mutex<Option<Instant>>,
+    bell: Condvar,
 }
 
 impl Ledger {
@@ -61,6 +70,9 @@ impl Ledger {
             bytes: AtomicU64::new(0),
             inodes: AtomicU64::new(0),
             counted: AtomicBool::new(false),
+            releases: AtomicU64::new(0),
+            removed: Mutex::new(None),
+            bell: Condvar::new(),
         };
         it.limit(quota);
         it
@@ -98,6 +110,40 @@ impl Ledger {
             taken.inodes = inodes;
         }
         Ok(taken)
+    }
+
+    /// An object lost its last name: what it holds comes back when the kernel says that nobody has it open.
+    pub(super) fn expect(&self) {
+        if self.is_limited() {
+            *lock(&self.removed) = Some(Instant::now());
+        }
+    }
+
+    /// Gives back what a removed object held.
+    pub(super) fn release(&self, bytes: u64, inodes: u64) {
+        self.give_back(bytes, inodes);
+        let _removed = lock(&self.removed);
+        self.releases.fetch_add(1, Ordering::SeqCst);
+        self.bell.notify_all();
+    }
+
+    /// So many were there so far.
+    pub(super) fn releases(&self) -> u64 {
+        self.releases.load(Ordering::SeqCst)
+    }
+
+    /// For who was refused, at the time `since`: waits until there were more releases than `seen`. False where none is
+    /// to be expected, since nothing was removed just before.
+    pub(super) fn await_release(&self, seen: u64, since: Instant) -> bool {
+        let removed = lock(&self.removed);
+        let Some(last) = *removed else { return false };
+        let left = RELEASE_MAX.saturating_sub(last.elapsed()).min(RELEASE_MAX.saturating_sub(since.elapsed()));
+        if left.is_zero() {
+            return false;
+        }
+        let waited = self.bell.wait_timeout_while(removed, left, |_| self.releases() == seen);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        self.releases() != seen
     }
 
     /// Gives room back.

@@ -24,6 +24,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 /// How long the kernel may keep what only the branch can change, in nanoseconds: we would tell it.
 const OWN_NS: u64 = 3_600_000_000_000;
@@ -212,9 +213,22 @@ impl Session {
                 return Reply::Error(errno(&FsError::ReadOnly));
             }
         }
-        let view = self.branch.view();
-        let op = Op { ctx, caller: request.caller, view: &view };
-        let result = self.dispatch(&op, request, payload, payload_len as usize);
+        let ledger = &self.branch.ledger;
+        let mut seen = ledger.releases();
+        let mut once = || {
+            let view = self.branch.view();
+            let op = Op { ctx, caller: request.caller, view: &view };
+            self.dispatch(&op, request, payload, payload_len as usize)
+        };
+        let mut result = once();
+        if matches!(result, Err(FsError::Quota)) {
+            // Refused, nothing was done; a file that was removed just before still counts until the kernel forgets it.
+            let since = Instant::now();
+            while matches!(result, Err(FsError::Quota)) && ledger.await_release(seen, since) {
+                seen = ledger.releases();
+                result = once();
+            }
+        }
         self.reply(request, result)
     }
 
@@ -250,7 +264,11 @@ impl Session {
         let bytes = encode_reply(&reply).map_err(|_| FsError::Damaged("reply"))?;
         let record = ReplyRecord { id: op.ctx.id, reply: bytes.to_vec() };
         change.batch.put(keys::reply(self.id, op.ctx.slot), record.encode());
+        let removes = change.removes;
         change.commit(store)?;
+        if removes {
+            self.branch.ledger.expect();
+        }
         lock(&self.replies).insert(op.ctx.slot, op.ctx.id);
         Ok(reply)
     }

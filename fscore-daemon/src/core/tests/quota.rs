@@ -143,6 +143,25 @@ fn a_snapshot_keeps_what_it_holds_counted() {
     assert_eq!(rig.error(NodeId::ROOT, create("b")), Errno::EDQUOT);
 }
 
+/// What no snapshot has comes back with the file; nothing has to be folded for it.
+#[test]
+fn what_a_snapshot_does_not_have_comes_back_at_once() {
+    let mut rig = rig(Some(9), Some(2));
+    let a = rig.entry(NodeId::ROOT, create("a")).node;
+    write(&mut rig, a, 0, 2 * BLOCK);
+    rig.freeze();
+    // A version of its own for the head, and a file that only the head has.
+    write(&mut rig, a, 0, 3 * BLOCK);
+    let b = rig.entry(NodeId::ROOT, create("b")).node;
+    write(&mut rig, b, 0, 4 * BLOCK);
+    assert_eq!(used(&rig), (9, 2));
+    for (name, node, left) in [("b", b, (5, 1)), ("a", a, (2, 1))] {
+        rig.ok(NodeId::ROOT, Op::Unlink { name: name.into() }, &[]);
+        rig.ok(NodeId::ROOT, Op::Forget { count: 1 }, &node.0.to_le_bytes());
+        assert_eq!(used(&rig), left, "{name} is gone");
+    }
+}
+
 #[test]
 fn objects_are_counted_and_names_are_not() {
     let mut rig = rig(None, Some(4));
