@@ -7,6 +7,7 @@ use crate::mountinfo;
 use nix::sys::stat::{fstat, major, minor};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::syncfs;
+use serde::Serialize;
 use shm_transport::control::MountInfo;
 use shm_transport::mem::trace::{self, Stop};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,21 +32,61 @@ pub(crate) struct Still {
     places: Vec<Place>,
     /// Threads, and the signal that each is owed.
     threads: BTreeMap<i32, i32>,
+    files: usize,
+    drain: Duration,
+    /// When the first thread was stopped.
+    since: Instant,
+}
+
+/// What it took to hold programs still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Cost {
+    /// Mapped files that were written out.
+    pub(crate) files: usize,
+    /// Writing out, before programs were stopped and afterwards.
+    pub(crate) drain_micros: u64,
+    /// Threads that were stopped.
+    pub(crate) threads: usize,
+    /// For how long.
+    pub(crate) held_micros: u64,
 }
 
 impl Still {
     /// Holds the programs of these mounts still, and has the kernel write out what they changed in memory.
     pub(crate) fn hold(mounts: &[MountInfo]) -> Result<Self> {
-        let mut it = Self { places: places(mounts)?, threads: BTreeMap::new() };
+        let mut it = Self {
+            places: places(mounts)?,
+            threads: BTreeMap::new(),
+            files: 0,
+            drain: Duration::ZERO,
+            since: Instant::now(),
+        };
         // Most of it while they run.
         it.write_out()?;
+        it.since = Instant::now();
         while it.stop_more()? {}
         it.write_out()?;
         Ok(it)
     }
 
+    /// Lets the programs go on.
+    pub(crate) fn release(self) -> Cost {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let threads = self.threads.len();
+        let held = if threads > 0 { self.since.elapsed() } else { Duration::ZERO };
+        Cost { files: self.files, drain_micros: micros(self.drain), threads, held_micros: micros(held) }
+    }
+
     /// Waits until the daemon has every page that was changed in memory.
-    fn write_out(&self) -> Result<()> {
+    fn write_out(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        self.files = self.sync()?;
+        self.drain += begun.elapsed();
+        Ok(())
+    }
+
+    /// How many files were synced by themselves.
+    fn sync(&self) -> Result<usize> {
         for place in &self.places {
             syncfs(&place.root).doing(|| "write out what programs changed in memory".into())?;
             // Some kernels do not wait for the daemon above. Requests reach it in order: when this one is answered, so
@@ -70,7 +111,7 @@ impl Still {
                 }
             }
         }
-        Ok(())
+        Ok(synced.len())
     }
 
     fn is_shared(&self, line: &[u8]) -> bool {

@@ -3,11 +3,13 @@
 use crate::args::snapshot::Snapshot;
 use crate::context::{Context, Told};
 use crate::error::Result;
-use crate::output::{or_dash, shown, table};
-use crate::still::Still;
+use crate::output::{count, or_dash, shown, table};
+use crate::still::{Cost, Still};
+use serde::Serialize;
 use serde_json::json;
 use shm_transport::control::client::Client;
 use shm_transport::control::{MountInfo, SnapshotInfo};
+use std::time::Duration;
 
 /// `agentfs snapshot`.
 pub(super) fn snapshot(context: &Context, args: Snapshot) -> Result<()> {
@@ -21,8 +23,10 @@ pub(super) fn snapshot(context: &Context, args: Snapshot) -> Result<()> {
             let mounts: Vec<_> = mounts.into_iter().filter(shows).collect();
             let still = freeze.then(|| Still::hold(&mounts)).transpose()?;
             let info = client.snapshot_create(&branch, &name).told()?;
-            drop(still);
-            context.output.result(&info, || made(&info))?;
+            let frozen = still.map(Still::release);
+            context.output.result(&Made { info: &info, frozen }, || {
+                made(&info) + &frozen.map(|cost| held(&cost)).unwrap_or_default()
+            })?;
         }
         Snapshot::List { of, branch } => {
             let branch = of.or(branch);
@@ -38,6 +42,26 @@ pub(super) fn snapshot(context: &Context, args: Snapshot) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A new snapshot, and what came before it.
+#[derive(Serialize)]
+struct Made<'a> {
+    #[serde(flatten)]
+    info: &'a SnapshotInfo,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frozen: Option<Cost>,
+}
+
+fn held(cost: &Cost) -> String {
+    let millis = |micros| Duration::from_micros(micros).as_secs_f64() * 1e3;
+    format!(
+        "wrote out {} in {:.1} ms, held {} still for {:.1} ms\n",
+        count(cost.files as u64, "mapped file", "mapped files"),
+        millis(cost.drain_micros),
+        count(cost.threads as u64, "thread", "threads"),
+        millis(cost.held_micros)
+    )
 }
 
 /// A new snapshot.
