@@ -110,6 +110,69 @@ fn a_frozen_snapshot_shows_no_later_store_without_an_earlier_one() {
     cuts(&world, &["memory", "memory", "memory", "write"], &["--freeze"], 12);
 }
 
+/// Stores a counter into the first page of a file and into the last one, or into all those between, round and round.
+const ENDS: &str = r"
+import mmap, os, sys
+f, pages = os.open(sys.argv[1], os.O_RDWR), int(sys.argv[2])
+words = memoryview(mmap.mmap(f, pages * 4096)).cast('Q')
+places = [0, (pages - 1) * 512] if sys.argv[3] == 'ends' else range(512, (pages - 1) * 512, 512)
+n = 0
+while True:
+    n += 1
+    for at in places:
+        words[at] = n
+";
+
+/// The kernel writes out the first page of a file long before the last one, where many between are to be written too, and
+/// lets a program store into both meanwhile: without holding it still, the last page shows stores that the first one lacks.
+#[test]
+fn a_frozen_snapshot_shows_stores_to_pages_far_apart_in_their_order() {
+    const PAGES: u64 = 16384;
+    let Some(world) = World::start("stores_to_pages_far_apart") else { return };
+    let mnt = world.mount("b", None);
+    let file = mnt.join("f");
+    std::fs::write(&file, vec![0; PAGES as usize * 4096]).unwrap();
+    let mut programs = ["ends", "between"].map(|which| {
+        let mut command = world.command("python3");
+        command.args(["-c", ENDS]).arg(&file).args([&PAGES.to_string(), which]).spawn().unwrap()
+    });
+    let stored = |path: &Path| -> [u64; 3] {
+        let file = std::fs::File::open(path).unwrap();
+        let word = |page: u64| {
+            let mut bytes = [0; 8];
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, page * 4096).unwrap();
+            u64::from_le_bytes(bytes)
+        };
+        [word(0), word(PAGES / 2), word(PAGES - 1)]
+    };
+    // Every page is to be written out, and the program goes on.
+    let moves = |[_, middle, last]: [u64; 3]| {
+        procs::wait_for(Duration::from_mins(1), || {
+            let now = stored(&file);
+            now[1] > middle + 1 && now[2] > last
+        })
+    };
+    assert!(moves([0; 3]));
+    for round in 0..6 {
+        let name = format!("s{round}");
+        let [_, _, before] = stored(&file);
+        world.cli(&["snapshot", "create", "--branch", "b", "--name", &name, "--freeze"]);
+        world.branch_from(&name, &format!("b@{name}"));
+        let at = world.mount(&name, None);
+        let [first, _, last] = stored(&at.join("f"));
+        assert!(first == last || first == last + 1, "round {round}: the first page is at {first}, the last at {last}");
+        assert!(last >= before, "round {round}: {before} was stored before, {last} is in the snapshot");
+        world.umount(&at);
+        assert!(moves(stored(&file)), "the programs do not go on");
+    }
+    for program in &mut programs {
+        assert!(program.try_wait().unwrap().is_none(), "a program ended");
+        procs::kill_all(&[program.id().cast_signed()]);
+        program.wait().unwrap();
+    }
+    world.assert_no_panics();
+}
+
 /// What was stored before the command was given is in the snapshot, and the program goes on with its signals.
 #[test]
 fn what_was_stored_in_memory_is_in_a_frozen_snapshot() {

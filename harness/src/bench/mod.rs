@@ -4,6 +4,8 @@
 //! the sides take turns within each round, so that a drift of the machine meets all of them.
 
 mod depth;
+mod flat;
+mod gc;
 mod image;
 mod load;
 mod meter;
@@ -48,7 +50,13 @@ pub struct Options {
     /// Size of the image, in GiB.
     #[arg(long, default_value_t = 8)]
     pub image_gib: u64,
-    /// Only these parts: `load`, `branch`, `depth`, `walk`, `start`, `safety`.
+    /// Branches without changes, of which the mean is taken.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub empty: u64,
+    /// Branches, and snapshots of one branch, that all changed the same directories.
+    #[arg(long, default_value_t = 1000)]
+    pub versions: u64,
+    /// Only these parts: `load`, `branch`, `depth` (which has `flat`, `changes` and `gc`), `walk`, `start`, `safety`.
     #[arg(long, value_delimiter = ',')]
     pub only: Vec<String>,
     /// Also run the workloads on overlayfs, fuse-overlayfs, and what `--passthrough-hp` names.
@@ -83,7 +91,8 @@ pub fn run(options: &Options) -> Result<(), String> {
         + options.entries.iter().max().unwrap_or(&0)
         + options.changes.iter().sum::<u64>() * 4
         + options.walk
-        + u64::from(options.files) * 8;
+        + u64::from(options.files) * 8
+        + options.versions * 20;
     let image = Image::new(options.image_gib, most + 500_000)?;
     let mut report = Report::default();
     let result = measure(options, image.path(), &stop, &mut report);
@@ -123,9 +132,19 @@ fn measure(options: &Options, image: &Path, stop: &AtomicBool, report: &mut Repo
         scale::branches(&world, options, report)?;
         go_on()?;
     }
-    if wanted("depth") {
-        eprintln!("branches in depth");
+    if wanted("depth") || wanted("changes") {
+        eprintln!("many branches, many changes");
         depth::measure(&world, options, report)?;
+        go_on()?;
+    }
+    if wanted("depth") || wanted("flat") {
+        eprintln!("beside {} branches and snapshots", options.versions);
+        flat::measure(&world, options, report)?;
+        go_on()?;
+    }
+    if wanted("depth") || wanted("gc") {
+        eprintln!("garbage");
+        gc::measure(&world, options, report)?;
         go_on()?;
     }
     if wanted("start") {

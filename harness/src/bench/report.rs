@@ -1,7 +1,12 @@
 //! Samples, medians, and how they are printed.
 
+mod growth;
+
+pub(super) use growth::Amount;
+
 use super::meter::Cost;
 use super::side::Side;
+use growth::Growth;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -72,6 +77,7 @@ impl Workload {
 pub(super) struct Report {
     workloads: Vec<Workload>,
     singles: Vec<(String, &'static str, Samples)>,
+    growth: Vec<Growth>,
 }
 
 impl Report {
@@ -108,11 +114,21 @@ impl Report {
         }
     }
 
+    /// A sample of a measurement that should be the same beside much as beside little.
+    pub(super) fn grown(&mut self, name: &str, unit: &'static str, amount: Amount, value: f64) {
+        let at = self.growth.iter().position(|g| g.name == name).unwrap_or_else(|| {
+            self.growth.push(Growth::new(name, unit));
+            self.growth.len() - 1
+        });
+        self.growth[at].add(amount, value);
+    }
+
     /// As text.
     pub(super) fn text(&self) -> String {
         let mut out = String::new();
         self.ratios(&mut out);
         self.costs(&mut out);
+        growth::text(&self.growth, &mut out);
         if !self.singles.is_empty() {
             writeln!(out, "\n{:48} {:>14} {:>7}", "measurement", "median", "±%").ok();
         }
@@ -208,7 +224,8 @@ impl Report {
                 value
             })
             .collect();
-        json!({"workloads": workloads, "measurements": singles})
+        let growth: Vec<_> = self.growth.iter().map(Growth::json).collect();
+        json!({"workloads": workloads, "growth": growth, "measurements": singles})
     }
 
     /// The workloads whose ratio of mount to host is worse than `tolerance` times that of an earlier run, as [`json`]
