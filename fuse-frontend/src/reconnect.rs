@@ -21,6 +21,8 @@ const BACK_OFF_MAX: Duration = Duration::from_millis(200);
 const ANSWER_LATE: Duration = Duration::from_secs(1);
 /// A connection that lasted so long is not expected to end at once again.
 const SETTLED: Duration = Duration::from_secs(1);
+/// Connections in a row that ended before, after which the next ones are put off.
+const SHORT_VISITS_FREE: u32 = 5;
 /// How long an unmounted frontend tries to tell a daemon that is away.
 pub(crate) const DETACH_MAX: Duration = Duration::from_secs(5);
 /// How long a new mount waits for a branch that another mount has; one that was unmounted just now is
@@ -65,6 +67,10 @@ pub(crate) struct ShmDaemon {
     next_try: Instant,
     /// Since when the daemon has been away, short visits and former frontends' waits counted in.
     away: Away,
+    /// Since when nobody has been found: the same, but for a few visits that were short.
+    looking: Away,
+    /// Connections in a row that ended before they had settled.
+    short_visits: u32,
     header: SessionHeader,
     /// For how long it may be away before requests fail.
     limit: Option<Duration>,
@@ -110,6 +116,8 @@ impl ShmDaemon {
             connection: None,
             next_try: Instant::now(),
             away,
+            looking: away,
+            short_visits: 0,
             attached: Instant::now(),
             complaint: String::new(),
             first: Some(first),
@@ -153,7 +161,7 @@ impl ShmDaemon {
 
     /// Puts the next look at the daemon off.
     fn pause(&mut self) {
-        self.next_try = Instant::now() + pause(self.away.elapsed(), self.mount.session);
+        self.next_try = Instant::now() + pause(self.looking.elapsed(), self.mount.session);
     }
 
     /// Tells whoever mounts that it will not work.
@@ -210,10 +218,18 @@ impl Daemon for ShmDaemon {
         if self.connection.take().is_some() {
             tracing::warn!(why, "the daemon is gone; requests wait for the next one");
             if self.attached.elapsed() >= SETTLED {
+                self.short_visits = 0;
                 self.away = Away::now();
+            } else {
+                self.short_visits = self.short_visits.saturating_add(1);
+            }
+            if self.short_visits <= SHORT_VISITS_FREE {
+                // Killed twice within a second: the next one comes as soon as the first did.
+                self.looking = Away::now();
                 self.next_try = Instant::now();
             } else {
                 // A daemon that takes us and leaves us again must not be tried without a pause.
+                self.looking = self.away;
                 self.pause();
             }
         }

@@ -9,16 +9,24 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(10);
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 /// A child that lived so long died of something new.
 const SETTLED: Duration = Duration::from_secs(1);
+/// Early deaths in a row after which starts begin to keep away from each other.
+const EARLY_DEATHS_FREE: u32 = 5;
 
 /// Early deaths in a row after which people are told that the child does not start.
 pub(super) const EARLY_DEATHS_MAX: u32 = 5;
+
+/// How far a start keeps from the one before, after so many early deaths in a row: one that cannot live must not
+/// keep the host busy, and a few that were killed one soon after the other must not make programs wait.
+fn spacing(early_deaths: u32) -> Duration {
+    let doublings = early_deaths.saturating_sub(EARLY_DEATHS_FREE).min(16);
+    (BACK_OFF_MIN * (1 << doublings)).min(BACK_OFF_MAX)
+}
 
 /// The child and when to start the next one.
 #[derive(Debug)]
 pub(super) struct Keeper {
     child: Option<Child>,
     started: Instant,
-    back_off: Duration,
     /// When the next one is due; `None` for never.
     due: Option<Instant>,
     /// Deaths in a row before the child had settled.
@@ -30,7 +38,7 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Due at once.
     pub(super) fn new(now: Instant) -> Self {
-        Self { child: None, started: now, back_off: BACK_OFF_MIN, due: Some(now), early_deaths: 0, restarts: 0 }
+        Self { child: None, started: now, due: Some(now), early_deaths: 0, restarts: 0 }
     }
 
     /// Process id while it runs.
@@ -66,13 +74,12 @@ impl Keeper {
     pub(super) fn again(&mut self, now: Instant) {
         self.restarts += 1;
         if now.duration_since(self.started) >= SETTLED {
-            self.back_off = BACK_OFF_MIN;
             self.early_deaths = 0;
             self.due = Some(now);
         } else {
-            self.early_deaths += 1;
-            self.due = Some(now + self.back_off);
-            self.back_off = (self.back_off * 2).min(BACK_OFF_MAX);
+            self.early_deaths = self.early_deaths.saturating_add(1);
+            // From start to start: one that served for a while has waited already.
+            self.due = Some(now.max(self.started + spacing(self.early_deaths)));
         }
     }
 
@@ -84,7 +91,6 @@ impl Keeper {
 
     /// Another one is wanted now, whatever happened before.
     pub(super) fn at_once(&mut self, now: Instant) {
-        self.back_off = BACK_OFF_MIN;
         self.early_deaths = 0;
         self.due = Some(now);
     }
@@ -101,3 +107,6 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
