@@ -35,7 +35,7 @@ struct Shared {
     intake: Mutex<Intake>,
     completions: Vec<Mutex<Producer<ShmRing>>>,
     sq_bell: Doorbell,
-    cq_bells: Vec<Doorbell>,
+    cq_bells: Vec<CompletionBell>,
     in_flight: AtomicUsize,
     /// Set when the peer broke a rule: nothing is taken any more.
     broken: AtomicBool,
@@ -55,6 +55,14 @@ struct Intake {
     next: usize,
 }
 
+/// A completion doorbell, which the peer may have filled so that ringing it waits.
+#[derive(Debug)]
+struct CompletionBell {
+    bell: Doorbell,
+    /// Somebody is at it. The queue's lock lets in one at a time.
+    ringing: AtomicBool,
+}
+
 /// What a slot held when it was taken.
 enum Taken {
     Request(Request, u32),
@@ -69,6 +77,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const BAD_INDEX: &str = "a submission names a slot of another queue or none (rule S1)";
 const BAD_STATE: &str = "a submitted slot is not in the state it must be in (rule S2)";
 const BAD_EPOCH: &str = "a submitted slot belongs to another epoch (rule S3)";
+/// What [`DaemonEnd::unblock`] found.
+pub const FULL_BELL: &str = "a completion doorbell is full, so that ringing it waits (rule S6)";
 const TWICE: &str = "a slot was submitted while its request runs (rule S4)";
 const BAD_LENGTH: &str = "a submission's length exceeds its area (rule S5)";
 
@@ -113,7 +123,11 @@ impl DaemonEnd {
                 intake: Mutex::new(Intake { queues, next: 0 }),
                 completions,
                 sq_bell: bell(&fds.sq)?,
-                cq_bells: fds.cq.iter().map(bell).collect::<Result<_, _>>()?,
+                cq_bells: fds
+                    .cq
+                    .iter()
+                    .map(|fd| Ok(CompletionBell { bell: bell(fd)?, ringing: AtomicBool::new(false) }))
+                    .collect::<Result<_, TransportError>>()?,
                 in_flight: AtomicUsize::new(0),
                 broken: AtomicBool::new(false),
                 map,
@@ -235,6 +249,21 @@ impl DaemonEnd {
         self.shared.sq_bell.take().map_err(|source| TransportError::Io { what: "cannot read a doorbell", source })
     }
 
+    /// For a thread that nobody holds up, now and then: lets go those who cannot ring because the frontend filled
+    /// a doorbell, and ends the session then. `true` when there was one.
+    pub fn unblock(&self) -> Result<bool, TransportError> {
+        let mut any = false;
+        for CompletionBell { bell, ringing } in &self.shared.cq_bells {
+            let full = ringing.load(Acquire)
+                && bell.unblock().map_err(|source| TransportError::Io { what: "cannot look at a doorbell", source })?;
+            any |= full;
+            if full {
+                self.shared.broken.store(true, Relaxed);
+            }
+        }
+        Ok(any)
+    }
+
     /// Readable when requests may have arrived since [`Self::arm`].
     pub fn doorbell(&self) -> BorrowedFd<'_> {
         self.shared.sq_bell.as_fd()
@@ -323,7 +352,14 @@ impl Open {
         if !producer.push(index)? {
             return broken("the completion ring is full though every slot fits (rule R6)");
         }
-        doorbell::wake(producer.cells(), bell)
+        if self.shared.broken.load(Relaxed) {
+            // The end of the connection tells it.
+            return Ok(());
+        }
+        bell.ringing.store(true, Release);
+        let rung = doorbell::wake(producer.cells(), &bell.bell);
+        bell.ringing.store(false, Release);
+        rung
     }
 }
 

@@ -13,6 +13,7 @@ use crate::mem::fds;
 use crate::ring::{Consumer, RingCells};
 use crate::transport::TransportError;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -55,12 +56,28 @@ impl Doorbell {
         }
     }
 
-    /// Takes the count: not readable any more until it rings again.
+    /// Takes the count: not readable any more until it rings again. Never waits.
     pub fn take(&self) -> io::Result<()> {
-        match nix::unistd::read(&self.0, &mut [0; 8]) {
-            Ok(_) | Err(nix::errno::Errno::EAGAIN) => Ok(()),
-            Err(e) => Err(e.into()),
+        match fds::take_now(self.as_fd()) {
+            Err(e) if e.kind() != io::ErrorKind::Interrupted => Err(e),
+            _ => Ok(()),
         }
+    }
+
+    /// So full that to ring it waits for somebody to take its count, unless the flag that whoever shares the
+    /// doorbell can clear at any moment says otherwise. Ringing alone never gets there.
+    fn is_full(&self) -> io::Result<bool> {
+        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLOUT)];
+        Ok(poll(&mut fds, PollTimeout::ZERO)? == 0)
+    }
+
+    /// Lets go whoever waits in [`Self::ring`]; `true` when somebody would have had to.
+    pub(crate) fn unblock(&self) -> io::Result<bool> {
+        let full = self.is_full()?;
+        if full {
+            self.take()?;
+        }
+        Ok(full)
     }
 
     /// The owned descriptor, to pass on.

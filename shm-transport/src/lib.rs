@@ -89,7 +89,7 @@ pub mod table;
 pub mod transport;
 pub mod wire;
 
-pub use daemon::{DaemonEnd, Running};
+pub use daemon::{DaemonEnd, FULL_BELL, Running};
 pub use frontend::ShmTransport;
 pub use inproc::InProcess;
 pub use layout::Geometry;

@@ -8,6 +8,7 @@
 
 use super::link::Link;
 use crate::core::state::lock;
+use shm_transport::{FULL_BELL, TransportError};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, Weak};
@@ -71,6 +72,8 @@ impl Drop for Watched {
 #[derive(Debug, Default)]
 struct Shared {
     threads: Mutex<Vec<Seen>>,
+    /// All links: a request can hang in the doorbell of one that has no service thread any more.
+    links: Mutex<Vec<Weak<Link>>>,
     sleeping: AtomicBool,
     ending: AtomicBool,
     watch: Mutex<Option<Thread>>,
@@ -144,6 +147,11 @@ impl Relief {
             relieved: AtomicBool::new(false),
             shared: Arc::clone(&self.shared),
         });
+        let mut links = lock(&self.shared.links);
+        if !links.iter().any(|known| Weak::ptr_eq(known, &watched.link)) {
+            links.push(Weak::clone(&watched.link));
+        }
+        drop(links);
         lock(&self.shared.threads).push(Seen { thread: Arc::downgrade(&watched), steps: 0 });
         watched
     }
@@ -188,7 +196,7 @@ fn rest(shared: &Shared, begin: &Begin) -> bool {
 
 /// Looks at every thread, and relieves those that are where they were; whether any request ran.
 fn look(shared: &Shared, begin: &Begin) -> bool {
-    let mut active = false;
+    let mut active = let_ring(shared);
     let mut held_up = Vec::new();
     lock(&shared.threads).retain_mut(|seen| {
         let Some(thread) = seen.thread.upgrade() else { return false };
@@ -210,6 +218,25 @@ fn look(shared: &Shared, begin: &Begin) -> bool {
         relieve(shared, begin, &thread, steps);
     }
     active
+}
+
+/// Lets go who cannot ring the doorbell of a frontend that keeps it full, be it a thread that all mounts share;
+/// whether anybody was stuck. The link ends.
+fn let_ring(shared: &Shared) -> bool {
+    let mut links = Vec::new();
+    lock(&shared.links).retain(|link| link.upgrade().map(|link| links.push(link)).is_some());
+    let mut stuck = false;
+    for link in links {
+        match link.end().unblock() {
+            Ok(false) => {}
+            Ok(true) => {
+                stuck = true;
+                link.fail(&TransportError::Protocol { rule: FULL_BELL });
+            }
+            Err(error) => link.fail(&error),
+        }
+    }
+    stuck
 }
 
 fn relieve(shared: &Shared, begin: &Begin, thread: &Watched, steps: u64) {

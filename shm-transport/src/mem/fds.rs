@@ -116,5 +116,21 @@ pub(crate) fn eventfd() -> io::Result<OwnedFd> {
     borrowed.try_clone_to_owned()
 }
 
+/// Takes an eventfd's count if it has one, whatever its flags say of waiting: whoever shares the open file can change
+/// them. Whether there was one.
+pub(crate) fn take_now(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut bytes = [0_u8; 8];
+    let part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: the part is `bytes`, writable for its length, and lives through the call.
+    let read = unsafe { libc::preadv2(fd.as_raw_fd(), &raw const part, 1, -1, libc::RWF_NOWAIT) };
+    match usize::try_from(read) {
+        Ok(read) => Ok(read == bytes.len()),
+        Err(_) => match io::Error::last_os_error() {
+            e if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            e => Err(e),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -210,6 +210,33 @@ fn a_peer_that_breaks_the_protocol_loses_its_connection_alone() {
 }
 
 #[test]
+fn a_peer_whose_doorbell_cannot_be_rung_holds_up_nobody_else() {
+    let running = with_branch("a");
+    make(&running, "b");
+    let (mut good, mut bad) = (Frontend::new(1, false), Frontend::new(2, false));
+    good.attach(&running, "a").unwrap();
+    bad.attach(&running, "b").unwrap();
+    // Full, and whoever writes waits; the flag is the peer's to change, since both share the open file.
+    let bell = &bad.fds.cq[0];
+    nix::fcntl::fcntl(bell, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).unwrap();
+    nix::unistd::write(bell, &(u64::MAX - 1).to_le_bytes()).unwrap();
+    assert!(bad.end.arm());
+    // More of them than there are threads that all mounts share.
+    for _ in 0..2 * POOL_THREADS {
+        bad.submit(Op::SyncFs);
+    }
+    eventually("it is thrown out", || bad.connection.as_ref().unwrap().is_closed());
+    good.submit(Op::SyncFs);
+    assert_eq!(good.complete(), Reply::Ok);
+    // Who behaves again goes on where it was, in the next epoch.
+    bad.end.disarm();
+    bad.attach(&running, "b").unwrap();
+    for _ in 0..2 * POOL_THREADS {
+        assert_eq!(bad.complete(), Reply::Ok);
+    }
+}
+
+#[test]
 fn an_attach_that_is_refused_leaves_nothing() {
     let running = with_branch("a");
     let mut raw = Raw::connect(&running);

@@ -48,3 +48,14 @@ fn only_what_survives_exec_is_adopted_and_only_once() {
     assert!(adopt_inherited(-1).is_err());
     assert!(adopt_inherited(99_999).is_err());
 }
+
+#[test]
+fn a_count_is_taken_without_waiting_whatever_the_flags_say() {
+    let bell = eventfd().unwrap();
+    fcntl(&bell, FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).unwrap();
+    assert!(!take_now(bell.as_fd()).unwrap());
+    nix::unistd::write(&bell, &7u64.to_le_bytes()).unwrap();
+    assert!(take_now(bell.as_fd()).unwrap());
+    assert!(!take_now(bell.as_fd()).unwrap());
+    assert!(take_now(std::fs::File::open("/").unwrap().as_fd()).is_err());
+}
