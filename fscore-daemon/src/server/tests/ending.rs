@@ -6,7 +6,12 @@ use shm_transport::control::line::LineStream;
 use shm_transport::wire::SessionId;
 use std::os::unix::net::UnixListener;
 
-const SESSION: SessionId = SessionId(0x00ab_5e55_1011_0001);
+/// A session that no process on this host has in its command line: those that run beside this one are looked at too.
+fn session() -> SessionId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    SessionId(0x00ab_0000_0000_0000 | u64::from(std::process::id()) << 16 | number)
+}
 
 fn refusal(result: Result<(), ClientError>) -> Failure {
     match result {
@@ -16,17 +21,19 @@ fn refusal(result: Result<(), ClientError>) -> Failure {
 }
 
 /// A mount whose frontend died.
-fn dead(running: &Running) {
-    let mut frontend = Frontend::new(SESSION.0, false);
+fn dead(running: &Running) -> SessionId {
+    let session = session();
+    let mut frontend = Frontend::new(session.0, false);
     frontend.attach(running, "a").unwrap();
     drop(frontend);
     eventually("its end is seen", || state_of(running) == ["reconnecting"]);
+    session
 }
 
 #[test]
 fn a_dead_mount_is_ended_by_command_and_frees_its_branch() {
     let running = with_branch("a");
-    dead(&running);
+    let session = dead(&running);
     let refused = match running.client().branch_delete("a", false) {
         Err(ClientError::Refused(refused)) => refused,
         other => panic!("{other:?}"),
@@ -34,9 +41,9 @@ fn a_dead_mount_is_ended_by_command_and_frees_its_branch() {
     assert_eq!(refused.code, ErrorCode::Busy);
     assert!(refused.message.contains("/mnt/x"), "{refused}");
     assert!(refused.hint.unwrap().contains("agentfs umount /mnt/x"));
-    running.client().end_session(SESSION).unwrap();
+    running.client().end_session(session).unwrap();
     assert!(running.client().mounts().unwrap().is_empty());
-    assert_eq!(refusal(running.client().end_session(SESSION)).code, ErrorCode::NotFound);
+    assert_eq!(refusal(running.client().end_session(session)).code, ErrorCode::NotFound);
     running.client().branch_delete("a", false).unwrap();
 }
 
@@ -46,14 +53,14 @@ fn a_mount_that_a_former_daemon_had_is_still_a_mount_until_it_is_ended() {
     let paths = paths_in(dir.path());
     let mut first = start_in(paths.clone(), None);
     make(&first, "a");
-    dead(&first);
+    let session = dead(&first);
     first.stop();
     let running = start_in(paths, Some(dir));
     assert_eq!(state_of(&running), ["reconnecting"]);
     assert_eq!(running.client().status().unwrap().mounts, 1);
     assert_eq!(running.client().branch_show("a").unwrap().mounts, [Path::new("/mnt/x")]);
     // Nobody else writes while its frontend may come back.
-    let mut stopped = stopped_frontend();
+    let mut stopped = stopped_frontend(session);
     let other = refusal(Frontend::new(7, false).attach(&running, "a"));
     assert_eq!(other.code, ErrorCode::Busy);
     assert!(other.hint.unwrap().contains("agentfs umount /mnt/x"));
@@ -65,9 +72,9 @@ fn a_mount_that_a_former_daemon_had_is_still_a_mount_until_it_is_ended() {
 }
 
 /// A process that looks like the frontend of the session.
-fn stopped_frontend() -> std::process::Child {
+fn stopped_frontend(session: SessionId) -> std::process::Child {
     let child = std::process::Command::new("/bin/sh")
-        .args(["-c", "read line", "--serve", "--session", &SESSION.to_string()])
+        .args(["-c", "read line", "--serve", "--session", &session.to_string()])
         .stdin(std::process::Stdio::piped())
         .spawn()
         .unwrap();
@@ -81,9 +88,10 @@ fn stopped_frontend() -> std::process::Child {
 #[test]
 fn a_mount_that_lives_is_not_ended() {
     let running = with_branch("a");
-    let mut frontend = Frontend::new(SESSION.0, false);
+    let session = session();
+    let mut frontend = Frontend::new(session.0, false);
     frontend.attach(&running, "a").unwrap();
-    let refused = refusal(running.client().end_session(SESSION));
+    let refused = refusal(running.client().end_session(session));
     assert_eq!(refused.code, ErrorCode::Busy);
     assert!(refused.hint.unwrap().contains("umount /mnt/x"));
     assert!(!matches!(frontend.run(shm_transport::wire::Op::GetAttr), shm_transport::wire::Reply::Error(_)));
@@ -92,12 +100,12 @@ fn a_mount_that_lives_is_not_ended() {
 #[test]
 fn a_mount_that_a_holder_keeps_or_that_a_process_serves_is_not_ended() {
     let running = with_branch("a");
-    dead(&running);
+    let session = dead(&running);
     // A holder that says what it is told to.
     let socket = holder::socket_path(&running.paths.socket);
     let listener = UnixListener::bind(&socket).unwrap();
     let answers = [
-        serde_json::json!({"ok": [{"session": SESSION, "branch": "a", "mountpoint": "/mnt/x", "restarts": 0}]}),
+        serde_json::json!({"ok": [{"session": session, "branch": "a", "mountpoint": "/mnt/x", "restarts": 0}]}),
         serde_json::json!({"error": {"code": "internal", "message": "no idea"}}),
         serde_json::json!({"ok": "what?"}),
     ];
@@ -108,18 +116,18 @@ fn a_mount_that_a_holder_keeps_or_that_a_process_serves_is_not_ended() {
             lines.write(&answer).unwrap();
         }
     });
-    assert!(refusal(running.client().end_session(SESSION)).message.contains("the holder keeps it"));
+    assert!(refusal(running.client().end_session(session)).message.contains("the holder keeps it"));
     for _ in 0..2 {
-        assert!(refusal(running.client().end_session(SESSION)).message.contains("does not tell"));
+        assert!(refusal(running.client().end_session(session)).message.contains("does not tell"));
     }
     holder.join().unwrap();
 
     // No holder any more, and a process that looks like the frontend.
-    let mut stopped = stopped_frontend();
-    let refused = refusal(running.client().end_session(SESSION));
+    let mut stopped = stopped_frontend(session);
+    let refused = refusal(running.client().end_session(session));
     assert!(refused.message.contains(&format!("process {}", stopped.id())), "{refused}");
     assert_eq!(code(Err(ClientError::Refused(refused))), ErrorCode::Busy);
     stopped.kill().unwrap();
     stopped.wait().unwrap();
-    running.client().end_session(SESSION).unwrap();
+    running.client().end_session(session).unwrap();
 }
