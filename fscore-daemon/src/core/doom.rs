@@ -28,6 +28,8 @@ const REAP_PAUSE_MAX: Duration = Duration::from_secs(16);
 /// Removes content files that nothing refers to: first those that a crash left, numbered below `mark`,
 /// then what the running core dooms. Ends with the core.
 pub(super) fn reap(core: &Weak<Core>, doom: &Doom, mark: u64) {
+    // Programs may have waited for this start: what they ask for comes first.
+    std::thread::sleep(REAP_PAUSE);
     if let Some(core) = core.upgrade()
         && let Err(error) = sweep(&core, mark)
     {

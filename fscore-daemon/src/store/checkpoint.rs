@@ -15,6 +15,7 @@ use super::format::{
     BLOCK_HEADER_LEN, BlockHeader, BlockKind, CHECKPOINT_MAGIC, FileHeader, HEADER_LEN, HeaderError, VERSION,
     decode_end, entries, fresh_salt, push_entry, seal_block,
 };
+use super::key::Key;
 use super::map::{Bytes, Map, Tree};
 
 /// Content of a block; one more entry may go over it.
@@ -108,10 +109,10 @@ fn write_files(
     let mut writer = Writer { file, salt, index: 0, at: HEADER_LEN, synced: 0, block };
     writer.block.resize(BLOCK_HEADER_LEN, 0);
 
-    let (mut after, mut count) = (None::<Bytes>, 0_u64);
+    let (mut after, mut count) = (None::<Key>, 0_u64);
     loop {
         let block = &mut writer.block;
-        let last = map.chunk(after.as_deref(), CHUNK_ENTRIES, |key, value| {
+        let last = map.chunk(after.as_ref().map(Key::bytes), CHUNK_ENTRIES, |key, value| {
             push_entry(block, key, value);
             count += 1;
             block.len() < BLOCK_LEN
@@ -148,7 +149,7 @@ pub(super) fn read(disk: &dyn Disk, replay_from: u64) -> Result<Result<Loaded, S
         Err(HeaderError::Newer(found)) => return Err(StoreError::NewerFormat { found, supported: VERSION }),
         Ok(_) | Err(HeaderError::Invalid) => return Ok(Err(format!("{name} has no valid header"))),
     };
-    let mut pairs: Vec<(Bytes, Bytes)> = Vec::new();
+    let mut pairs: Vec<(Key, Bytes)> = Vec::new();
     let (mut at, mut index, mut content) = (HEADER_LEN, 0, Vec::new());
     loop {
         let bad = || Ok(Err(format!("{name} is damaged at offset {at}")));
@@ -169,8 +170,8 @@ pub(super) fn read(disk: &dyn Disk, replay_from: u64) -> Result<Result<Loaded, S
             BlockKind::Entries => {
                 let mut ascending = true;
                 let parsed = entries(&content, |key, value| {
-                    ascending &= pairs.last().is_none_or(|(last, _)| **last < *key);
-                    pairs.push((key.into(), value.into()));
+                    ascending &= pairs.last().is_none_or(|(last, _)| last.bytes() < key);
+                    pairs.push((Key::new(key), value.into()));
                 });
                 if parsed.is_none() || !ascending {
                     return bad();

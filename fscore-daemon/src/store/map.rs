@@ -1,22 +1,24 @@
 //! The ordered map that readers see.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::Batch;
+use super::key::Key;
 
-/// A key or value.
+/// A value.
 pub(super) type Bytes = Box<[u8]>;
 /// Keys with their values.
-pub(super) type Tree = BTreeMap<Bytes, Bytes>;
+pub(super) type Tree = BTreeMap<Key, Bytes>;
 
 /// Changes ready to be applied: everything that needs memory was done before a lock is taken.
-pub(super) type Prepared = Vec<(Bytes, Option<Bytes>)>;
+pub(super) type Prepared = Vec<(Key, Option<Bytes>)>;
 
 /// Copies a batch.
 pub(super) fn prepare(batch: &Batch) -> Prepared {
-    batch.changes.iter().map(|(k, v)| (k.as_slice().into(), v.as_deref().map(Into::into))).collect()
+    batch.changes.iter().map(|(k, v)| (Key::new(k), v.as_deref().map(Into::into))).collect()
 }
 
 /// Applies one change.
@@ -25,10 +27,14 @@ pub(super) fn change(tree: &mut Tree, key: &[u8], value: Option<&[u8]>) {
         None => {
             tree.remove(key);
         }
-        Some(value) => match tree.get_mut(key) {
-            Some(old) => *old = value.into(),
-            None => {
-                tree.insert(key.into(), value.into());
+        Some(value) => match tree.entry(Key::new(key)) {
+            Entry::Occupied(mut old) => {
+                let old = old.get_mut();
+                // Most records keep their length: no memory is needed for them.
+                if old.len() == value.len() { old.copy_from_slice(value) } else { *old = value.into() }
+            }
+            Entry::Vacant(place) => {
+                place.insert(value.into());
             }
         },
     }
@@ -57,7 +63,7 @@ impl Map {
     pub(super) fn scan(&self, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
         let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
         for (key, value) in tree.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)) {
-            if !visit(key, value) {
+            if !visit(key.bytes(), value) {
                 return;
             }
         }
@@ -66,7 +72,7 @@ impl Map {
     pub(super) fn scan_back(&self, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) {
         let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
         for (key, value) in tree.range::<[u8], _>((Bound::Unbounded, Bound::Included(from))).rev() {
-            if !visit(key, value) {
+            if !visit(key.bytes(), value) {
                 return;
             }
         }
@@ -81,7 +87,7 @@ impl Map {
         for (key, value) in changes {
             match value {
                 Some(value) => drop(tree.insert(key, value)),
-                None => drop(tree.remove(&key)),
+                None => drop(tree.remove(key.bytes())),
             }
         }
     }
@@ -93,13 +99,13 @@ impl Map {
         after: Option<&[u8]>,
         count_max: usize,
         mut visit: impl FnMut(&[u8], &[u8]) -> bool,
-    ) -> Option<Bytes> {
+    ) -> Option<Key> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let tree = self.tree.read().unwrap_or_else(PoisonError::into_inner);
         let mut last = None;
         for (key, value) in tree.range::<[u8], _>((from, Bound::Unbounded)).take(count_max) {
             last = Some(key);
-            if !visit(key, value) {
+            if !visit(key.bytes(), value) {
                 break;
             }
         }
@@ -110,11 +116,11 @@ impl Map {
     /// a few entries at most. One copy at a time.
     pub(super) fn copy(&self) -> Tree {
         *self.since() = Some(Vec::new());
-        let (mut copy, mut after) = (Tree::new(), None::<Bytes>);
+        let (mut copy, mut after) = (Tree::new(), None::<Key>);
         loop {
-            let mut some: Vec<(Bytes, Bytes)> = Vec::with_capacity(CHUNK);
-            let last = self.chunk(after.as_deref(), CHUNK, |key, value| {
-                some.push((key.into(), value.into()));
+            let mut some: Vec<(Key, Bytes)> = Vec::with_capacity(CHUNK);
+            let last = self.chunk(after.as_ref().map(Key::bytes), CHUNK, |key, value| {
+                some.push((Key::new(key), value.into()));
                 true
             });
             copy.extend(some);
@@ -127,7 +133,7 @@ impl Map {
         for (key, value) in self.since().take().into_iter().flatten().flatten() {
             match value {
                 Some(value) => drop(copy.insert(key, value)),
-                None => drop(copy.remove(&key)),
+                None => drop(copy.remove(key.bytes())),
             }
         }
         copy

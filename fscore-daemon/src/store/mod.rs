@@ -23,6 +23,7 @@ mod checkpoint;
 mod disk;
 pub mod faulty;
 mod format;
+mod key;
 mod lock;
 mod log;
 mod log_store;

@@ -154,6 +154,15 @@ fn after_header(bytes: &[u8]) -> &[u8] {
     bytes.get(HEADER_LEN as usize..).unwrap_or_default()
 }
 
+/// What follows the zeros in front, which no frame begins with: most of a segment's end was never written.
+fn after_zeros(mut bytes: &[u8]) -> &[u8] {
+    const ZEROS: [u8; 512] = [0; 512];
+    while let Some(rest) = bytes.strip_prefix(&ZEROS) {
+        bytes = rest;
+    }
+    bytes
+}
+
 fn read_segment(disk: &dyn Disk, first: u64) -> Result<SegmentBytes, StoreError> {
     let name = segment_name(first);
     let read = (|| {
@@ -321,6 +330,7 @@ impl Replay {
     fn look_beyond(&mut self, bytes: &[u8], salt: u64) {
         let mut rest = bytes;
         loop {
+            rest = after_zeros(rest);
             if let Some(header) = FrameHeader::decode(rest, salt) {
                 self.needed = self.needed.max(header.durable);
                 self.torn = true;
