@@ -201,3 +201,38 @@ fn the_user_is_told_while_the_daemon_is_away() {
     assert!(out.says(&daemon.to_string()) || out.status.code() != Some(0), "status of a stuck daemon: {out}");
     assert_eq!(std::fs::read(mnt.join("base1")).unwrap(), sys::pattern(1, 2000));
 }
+
+/// The daemon has no descriptor for a file that is merely open: with a few hundred it serves thousands, also as one that
+/// was started anew and finds them open.
+#[test]
+fn thousands_of_open_files_need_few_descriptors_of_the_daemon() {
+    let Some(world) = World::start("thousands_of_open_files") else { return };
+    world.limit(Duration::from_secs(400));
+    let mnt = world.mount("b", None);
+    // What the holder may have open is what the next daemon may.
+    let holder = world.holder_pid().to_string();
+    let limited = std::process::Command::new("prlimit").args(["--pid", &holder, "--nofile=300:300"]).status();
+    assert!(limited.unwrap().success());
+    world.kill_daemon();
+    std::fs::write(mnt.join("there"), "again").unwrap();
+    let pid = world.daemon_pid().to_string();
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let of_files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert!(of_files.contains(" 300 "), "{of_files}");
+    let script = r#"
+        ulimit -n 4000; mkdir d; cd d
+        for i in $(seq 3000); do exec {fd}<>f$i; fds="$fds $fd"; done
+        for fd in $fds; do echo one >&$fd; done
+        rm f?00
+        kill -9 $1
+        for fd in $fds; do echo two >&$fd; done
+        cat $(printf '/proc/self/fd/%s ' $fds) >../all
+        cat f* | grep -c two"#;
+    let out = world.program(&mnt, "bash", &["-ec", script, "bash", &pid]);
+    assert_eq!(out.stdout, "2991\n", "{out}");
+    let all = std::fs::read_to_string(mnt.join("all")).unwrap();
+    assert_eq!(all.matches("one\ntwo\n").count(), 3000);
+    assert_ne!(world.daemon_pid().to_string(), pid);
+    world.umount(&mnt);
+    world.assert_no_panics();
+}
