@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 /// Chains up to this length are asked epoch by epoch.
 const SHORT: usize = 4;
-/// After so many epochs that changed a directory, what the others say of it is merged and kept.
+/// After so many epochs that changed a directory, what the others say of it is merged and kept; what these say as well, when
+/// they were asked for as many names as there are.
 const DEEP: usize = 8;
 
 impl View {
@@ -89,14 +90,23 @@ impl View {
             return Ok(None);
         }
         let prefix = keys::prefix(b'D', &[dir.0]);
-        let (mut at, mut asked) = (from, 0);
+        let (mut at, mut asked, mut frozen) = (from, 0, None);
         while let Some(index) = self.next_with(&prefix, at) {
             let Some(&epoch) = self.chain.get(index) else { break };
             if let Some(merged) = self.merged_at(dir, index, asked)? {
+                // Asked so often that what those above say is better merged too.
+                if let Some((index, epoch)) = frozen
+                    && self.merged.owes(dir, epoch, asked, merged.len())
+                {
+                    self.merge(dir, index)?;
+                }
                 return Ok(merged.get(name).map(|(epoch, value)| Versioned { epoch: *epoch, value: *value }));
             }
             if let Some(found) = get(epoch)? {
                 return Ok(Some(found));
+            }
+            if index > 0 {
+                frozen = frozen.or(Some((index, epoch)));
             }
             (at, asked) = (index + 1, asked + 1);
         }
@@ -156,9 +166,11 @@ impl View {
         if let Some(kept) = self.merged.get(dir, epoch) {
             return Ok(Some(kept));
         }
-        if asked < DEEP {
-            return Ok(None);
-        }
+        if asked < DEEP { Ok(None) } else { self.merge(dir, index).map(Some) }
+    }
+
+    /// Merges the names of a directory from a frozen epoch on.
+    fn merge(&self, dir: ObjectId, index: usize) -> FsResult<Arc<Names>> {
         let prefix = keys::prefix(b'D', &[dir.0]);
         let (mut names, mut at) = (Names::new(), index);
         // The nearest first, each as soon as it is found: what a collection moves meanwhile moves down.
@@ -177,8 +189,10 @@ impl View {
             at = index + 1;
         }
         let names = Arc::new(names);
-        self.merged.put(dir, epoch, &names);
-        Ok(Some(names))
+        if let Some(&epoch) = self.chain.get(index) {
+            self.merged.put(dir, epoch, &names);
+        }
+        Ok(names)
     }
 }
 

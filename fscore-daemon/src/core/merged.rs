@@ -13,6 +13,9 @@ use std::sync::{Arc, Mutex};
 /// Most names kept in all; about 100 bytes each.
 const NAMES_MAX: usize = 1 << 20;
 
+/// Most directories for which it is counted how many epochs were asked.
+const DEBTS_MAX: usize = 1 << 12;
+
 /// The names that records decide in a directory, as an epoch and its ancestors have them, each with its epoch.
 pub type Names = BTreeMap<Box<[u8]>, (EpochId, DirentRecord)>;
 
@@ -27,6 +30,8 @@ struct Kept {
     order: VecDeque<(ObjectId, EpochId)>,
     total: usize,
     barred: HashSet<EpochId>,
+    /// How many epochs were asked instead, for directories of which nothing is kept at this one.
+    debts: HashMap<(ObjectId, EpochId), usize>,
 }
 
 impl Merged {
@@ -56,6 +61,22 @@ impl Merged {
             let gone = kept.names.remove(&oldest).map_or(0, |names| size(&names));
             kept.total -= gone;
         }
+    }
+
+    /// Whether so many epochs were asked by now, from this one on, that merging them with `names` costs no more; the
+    /// count begins anew then.
+    pub(super) fn owes(&self, dir: ObjectId, epoch: EpochId, asked: usize, names: usize) -> bool {
+        let mut kept = lock(&self.0);
+        if kept.debts.len() >= DEBTS_MAX {
+            kept.debts.clear();
+        }
+        let debt = kept.debts.entry((dir, epoch)).or_default();
+        *debt += asked;
+        let due = *debt > names;
+        if due {
+            kept.debts.remove(&(dir, epoch));
+        }
+        due
     }
 
     /// Keeps nothing of an epoch any more: it is about to change.

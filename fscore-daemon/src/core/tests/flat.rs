@@ -104,6 +104,12 @@ impl Flat {
     }
 }
 
+impl Flat {
+    fn dir_node(&mut self) -> NodeId {
+        self.rig.find(NodeId::ROOT, "d").node
+    }
+}
+
 impl Rig {
     fn missing(&mut self, dir: NodeId, name: &str) {
         // An answer that is kept: no node.
@@ -136,6 +142,27 @@ fn the_cost_is_flat_in_snapshots() {
     let many = many.cost();
     for (one, many) in one.into_iter().zip(many) {
         assert!(many <= one + one / 3 + 8, "{one} reads with a few snapshots, {many} with a thousand");
+    }
+}
+
+/// What is asked of several snapshots again and again is merged: the next lookup asks one.
+#[test]
+fn names_that_are_asked_for_again_cost_what_they_cost_with_one_snapshot() {
+    let cost = |snapshots: usize| {
+        let mut flat = Flat::new();
+        flat.deepen(snapshots);
+        for _ in 0..5 {
+            flat.cost();
+            let dir = flat.dir_node();
+            flat.rig.ok(dir, Op::Unlink { name: "made".into() }, &[]);
+        }
+        let [own, of_base, none, ..] = flat.cost();
+        [own, of_base, none]
+    };
+    for snapshots in [9, 1000, 1005] {
+        for (one, many) in cost(1).into_iter().zip(cost(snapshots)) {
+            assert!(many <= one + 4, "{one} reads with a snapshot, {many} with {snapshots}");
+        }
     }
 }
 
