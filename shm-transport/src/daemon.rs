@@ -53,6 +53,8 @@ struct Intake {
     queues: Vec<Consumer<ShmRing>>,
     /// The queue to look at first next time, so that none starves.
     next: usize,
+    /// Wakes in a row for which there was nothing.
+    in_vain: u32,
 }
 
 /// A completion doorbell, which the peer may have filled so that ringing it waits.
@@ -79,6 +81,10 @@ const BAD_STATE: &str = "a submitted slot is not in the state it must be in (rul
 const BAD_EPOCH: &str = "a submitted slot belongs to another epoch (rule S3)";
 /// What [`DaemonEnd::unblock`] found.
 pub const FULL_BELL: &str = "a completion doorbell is full, so that ringing it waits (rule S6)";
+const ENDLESS_BELL: &str = "the submission doorbell is never quiet (rule S7)";
+/// After so many wakes in a row for which there was nothing, the doorbell must become quiet when it is taken as often:
+/// a frontend rings once for each time that it was asked to.
+const IN_VAIN_MAX: u32 = 256;
 const TWICE: &str = "a slot was submitted while its request runs (rule S4)";
 const BAD_LENGTH: &str = "a submission's length exceeds its area (rule S5)";
 
@@ -120,7 +126,7 @@ impl DaemonEnd {
                 session,
                 epoch,
                 slots,
-                intake: Mutex::new(Intake { queues, next: 0 }),
+                intake: Mutex::new(Intake { queues, next: 0, in_vain: 0 }),
                 completions,
                 sq_bell: bell(&fds.sq)?,
                 cq_bells: fds
@@ -184,6 +190,7 @@ impl DaemonEnd {
                 && let Some(index) = consumer.pop()?
             {
                 intake.next = queue + 1;
+                intake.in_vain = 0;
                 return Ok(Some((queue, index)));
             }
         }
@@ -244,9 +251,16 @@ impl DaemonEnd {
 
     /// Awake again: takes the doorbell's count and tells the frontend not to ring.
     pub fn disarm(&self) -> Result<(), TransportError> {
-        let intake = locked(&self.shared.intake);
+        let failed = |source| TransportError::Io { what: "cannot read a doorbell", source };
+        let mut intake = locked(&self.shared.intake);
         intake.queues.iter().for_each(|q| doorbell::disarm(q.cells()));
-        self.shared.sq_bell.take().map_err(|source| TransportError::Io { what: "cannot read a doorbell", source })
+        self.shared.sq_bell.take().map_err(failed)?;
+        intake.in_vain = intake.in_vain.saturating_add(1);
+        if intake.in_vain.is_multiple_of(IN_VAIN_MAX) && !self.shared.sq_bell.take_all(IN_VAIN_MAX).map_err(failed)? {
+            self.shared.broken.store(true, Relaxed);
+            return broken(ENDLESS_BELL);
+        }
+        Ok(())
     }
 
     /// For a thread that nobody holds up, now and then: lets go those who cannot ring because the frontend filled

@@ -64,6 +64,17 @@ impl Doorbell {
         }
     }
 
+    /// Takes the count however often it comes back, at most `tries` times; `false` when it comes back for ever, as that of a
+    /// semaphore does.
+    pub(crate) fn take_all(&self, tries: u32) -> io::Result<bool> {
+        for _ in 0..tries {
+            if !fds::take_now(self.as_fd())? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// So full that to ring it waits for somebody to take its count, unless the flag that whoever shares the
     /// doorbell can clear at any moment says otherwise. Ringing alone never gets there.
     fn is_full(&self) -> io::Result<bool> {

@@ -237,6 +237,26 @@ fn a_peer_whose_doorbell_cannot_be_rung_holds_up_nobody_else() {
 }
 
 #[test]
+fn a_peer_whose_doorbell_never_becomes_quiet_is_thrown_out() {
+    use nix::sys::eventfd::{EfdFlags, EventFd};
+    let running = with_branch("a");
+    let mut bad = Frontend::new(2, false);
+    let endless = EventFd::from_value_and_flags(u32::MAX, EfdFlags::EFD_SEMAPHORE | EfdFlags::EFD_NONBLOCK).unwrap();
+    let usual = std::mem::replace(&mut bad.fds.sq, endless.into());
+    bad.attach(&running, "a").unwrap();
+    eventually("it is thrown out", || bad.connection.as_ref().unwrap().is_closed());
+    // Wakes for which there is nothing are no fault as such.
+    bad.fds.sq = usual;
+    bad.attach(&running, "a").unwrap();
+    for _ in 0..2000 {
+        nix::unistd::write(&bad.fds.sq, &1u64.to_le_bytes()).unwrap();
+        std::thread::yield_now();
+    }
+    assert!(!matches!(bad.run(Op::GetAttr), Reply::Error(_)));
+    assert!(!bad.connection.as_ref().unwrap().is_closed());
+}
+
+#[test]
 fn an_attach_that_is_refused_leaves_nothing() {
     let running = with_branch("a");
     let mut raw = Raw::connect(&running);
