@@ -254,7 +254,18 @@ impl<'a> Between<'a> {
 
     /// Names that an object lost and gained: moves first, then what is left.
     fn pair_up(&mut self) -> FsResult<()> {
-        let (mut lost, gained) = (std::mem::take(&mut self.lost), std::mem::take(&mut self.gained));
+        let (mut lost, mut gained) = (std::mem::take(&mut self.lost), std::mem::take(&mut self.gained));
+        // Another directory has the place, and in it the same name leads to the same object: no path changed.
+        for (object, names) in &mut gained {
+            let Some(before) = lost.get_mut(object) else { continue };
+            names.retain(|Loose { path, .. }| match before.iter().position(|loose| loose.path == *path) {
+                Some(at) => {
+                    before.remove(at);
+                    false
+                }
+                None => true,
+            });
+        }
         for names in lost.values_mut() {
             names.sort_by(|a, b| b.path.cmp(&a.path));
         }

@@ -24,10 +24,12 @@ pub(super) const RECLAIMING: &str = "reclaiming-";
 pub(super) const FOLDING: &str = "folding-";
 
 /// Content files and their allocated bytes.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 struct Freed {
     contents: u64,
     bytes: u64,
+    /// Branches that use what others needed before them.
+    heirs: BTreeSet<BranchId>,
 }
 
 /// What becomes of a content file whose owner goes.
@@ -99,7 +101,7 @@ impl Branches {
             }
             if marked.is_some() {
                 // Only now can it still be told what will have gone.
-                let Freed { contents, bytes } = self.count(&own).map_err(fail)?;
+                let Freed { contents, bytes, .. } = self.count(&own).map_err(fail)?;
                 let removed = Removed { snapshots: snapshots.clone(), contents, bytes };
                 Mark::put(marked, &mut batch, serde_json::to_value(removed).ok());
             }
@@ -145,6 +147,7 @@ impl Branches {
         batch.delete(reclaiming_mark(id));
         batch.delete(folding_mark(id));
         self.core.store.commit(&batch)?;
+        self.core.recount(freed.heirs.iter().copied())?;
         Ok(freed)
     }
 
@@ -174,7 +177,8 @@ impl Branches {
             mark_reclaiming(&mut batch, ids);
             store.commit(&batch)?;
             let removed = self.remove_epochs(&gone);
-            self.core.recount(ids.iter().copied())?;
+            let heirs = removed.as_ref().map_or_else(|_| BTreeSet::new(), |freed| freed.heirs.clone());
+            self.core.recount(ids.union(&heirs).copied())?;
             removed?;
         }
         let mut batch = reclaiming();
@@ -312,6 +316,7 @@ impl Branches {
                     batch.delete(key);
                 }
                 store.commit(&batch)?;
+                freed.heirs.extend(self.core.heirs(&batch)?);
             }
         }
         for &epoch in epochs {

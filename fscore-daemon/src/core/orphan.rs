@@ -61,7 +61,9 @@ fn reclaim(core: &Core, branch: &Branch, view: &View, object: ObjectId) -> FsRes
     let mut change = Change::new(view);
     change.batch.reclaims = true;
     change.unorphan(object);
-    let (mut gone, mut freed, mut inodes) = (None, 0, 0);
+    let (mut gone, mut freed) = (None, 0);
+    let limited = branch.ledger.is_limited();
+    let counted = limited && core.is_made_by(branch.id, object)?;
     if let Some(found) = view.object(object)?
         && found.value.nlink == 0
         && found.epoch == view.head()
@@ -74,8 +76,6 @@ fn reclaim(core: &Core, branch: &Branch, view: &View, object: ObjectId) -> FsRes
                 gone = Some(id);
             }
         }
-        // An older record says that somebody else still has it.
-        inodes = u64::from(!object.is_base() && core.first_epoch(object) == Some(view.head()));
         if view.object_from(object, 1)?.is_some() {
             // What it inherits may be folded into this one day, and must be known to be nobody's then.
             change.object(object, &found.value.tombstone());
@@ -85,7 +85,9 @@ fn reclaim(core: &Core, branch: &Branch, view: &View, object: ObjectId) -> FsRes
         change.drop_xattrs(object);
     }
     change.commit(core.store.as_ref())?;
-    branch.ledger.release(freed, inodes);
+    // Another state of the branch may still have it.
+    let given_back = counted && !core.is_made_by(branch.id, object)?;
+    branch.ledger.release(freed, u64::from(given_back));
     if let Some(id) = gone {
         core.doom(id);
     }

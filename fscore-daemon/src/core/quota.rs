@@ -10,8 +10,9 @@ use super::keys;
 use super::record::{Body, ContentRecord, EpochRecord, FileBody, ObjectRecord, Quota};
 use super::state::{Branch, Core, lock};
 use super::view::View;
+use crate::store::Batch;
 use nix::sys::stat::fstat;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -239,6 +240,20 @@ impl Core {
         Ok(())
     }
 
+    /// Branches that a batch, which was done, gave contents of others. What they use is to be counted afresh.
+    pub fn heirs(&self, batch: &Batch) -> FsResult<BTreeSet<BranchId>> {
+        let mut heirs = BTreeSet::new();
+        if !self.loaded_branches().iter().any(|branch| branch.ledger.is_limited()) {
+            return Ok(heirs);
+        }
+        for (key, value) in &batch.changes {
+            if let (Some(b'K'), Some(record)) = (key.first(), value) {
+                heirs.insert(self.epoch_record(ContentRecord::decode(record)?.epoch)?.branch);
+            }
+        }
+        Ok(heirs)
+    }
+
     fn count_into(&self, branch: &Branch, view: &View) -> FsResult<()> {
         let ledger = &branch.ledger;
         if ledger.is_limited() && !ledger.counted.load(Ordering::SeqCst) {
@@ -266,10 +281,7 @@ impl Core {
                     let size = self.contents.stat(content).map_or(0, |stat| stat.st_size.max(0) as u64);
                     usage.bytes = usage.bytes.saturating_add(charge(size));
                 }
-                // What is only said to be gone is nobody's.
-                let gone = record.nlink == 0 && self.store.get(&keys::orphan(id, object)).is_none();
-                let counts = !object.is_base() && object != root && !gone;
-                if counts && self.first_epoch(object).is_some_and(|first| own.contains(&first)) {
+                if object != root && !made.contains(&object) && self.is_made_by(id, object)? {
                     made.insert(object);
                 }
             }
@@ -308,14 +320,52 @@ impl Core {
         objects
     }
 
-    /// The epoch in which an object was made, as far as there are records of it: who has that epoch has the object.
-    pub(super) fn first_epoch(&self, object: ObjectId) -> Option<EpochId> {
+    /// Whether an object counts for a branch: one of its epochs has the object, and does not inherit it from another
+    /// branch. What is only said to be gone is nobody's.
+    pub(super) fn is_made_by(&self, id: BranchId, object: ObjectId) -> FsResult<bool> {
+        if object.is_base() {
+            return Ok(false);
+        }
+        let open = self.store.get(&keys::orphan(id, object)).is_some();
         let prefix = keys::prefix(b'O', &[object.0]);
-        let mut first = None;
-        self.store.scan(&prefix, &mut |key, _| {
-            first = key.starts_with(&prefix).then(|| keys::number(key, 1).map(EpochId)).flatten();
-            false
+        let (mut versions, mut damaged) = (BTreeMap::new(), false);
+        self.store.scan(&prefix, &mut |key, value| {
+            let inside = key.starts_with(&prefix);
+            if inside {
+                match (keys::number(key, 1), ObjectRecord::decode(value)) {
+                    (Some(epoch), Ok(record)) => drop(versions.insert(EpochId(epoch), record.nlink > 0)),
+                    _ => damaged = true,
+                }
+            }
+            inside
         });
-        first
+        if damaged {
+            return Err(FsError::Damaged("object"));
+        }
+        for (&epoch, &named) in &versions {
+            let record = self.epoch_record(epoch)?;
+            if record.branch != id || !(named || open) {
+                continue;
+            }
+            let mut above = record.parent.filter(|_| versions.len() > 1);
+            let mut inherited = false;
+            while let Some(at) = above {
+                let record = self.epoch_record(at)?;
+                if let Some(named) = versions.get(&at).filter(|_| record.branch != id) {
+                    inherited = *named;
+                    break;
+                }
+                above = record.parent;
+            }
+            if !inherited {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn epoch_record(&self, epoch: EpochId) -> FsResult<EpochRecord> {
+        let bytes = self.store.get(&keys::epoch(epoch)).ok_or(FsError::Damaged("epoch missing"))?;
+        Ok(EpochRecord::decode(&bytes)?)
     }
 }

@@ -187,6 +187,7 @@ impl<'a> Collector<'a> {
 
     fn count(&mut self, fold: &Fold, done: &Done) {
         self.touched.insert(fold.branch);
+        self.touched.extend(&done.heirs);
         self.told.moved += done.moved;
         self.told.dropped += done.dropped;
         if done.gone.is_empty() {
@@ -244,10 +245,7 @@ impl<'a> Collector<'a> {
                     batch.delete(keys::content(content));
                     contents.push(content);
                 }
-                Some((content, Fate::Kept(owner))) => {
-                    self.touched.extend(epochs.branch(owner.epoch));
-                    batch.put(keys::content(content), owner.encode());
-                }
+                Some((content, Fate::Kept(owner))) => batch.put(keys::content(content), owner.encode()),
                 None => {}
             }
             batch.delete(record);
@@ -261,6 +259,7 @@ impl<'a> Collector<'a> {
             batch.delete(keys::epoch(epoch));
         }
         core.store.commit(&batch)?;
+        self.touched.extend(core.heirs(&batch)?);
         self.freed(&contents);
         for content in contents {
             core.doom(content);

@@ -51,7 +51,7 @@ pub(super) struct Fold {
     after: Option<Vec<u8>>,
     /// Names that the younger epoch takes from objects of the older one (for a rise, which leaves these as they are).
     lost: BTreeMap<ObjectId, u32>,
-    dead: BTreeSet<ObjectId>,
+    pub(super) dead: BTreeSet<ObjectId>,
 }
 
 /// What one batch did.
@@ -61,6 +61,8 @@ pub(super) struct Done {
     pub(super) dropped: u64,
     /// Content files without a record now.
     pub(super) gone: Vec<ContentId>,
+    /// Branches that use what others needed before them.
+    pub(super) heirs: BTreeSet<BranchId>,
     /// Nothing is left to do.
     pub(super) whole: bool,
     /// It cannot be done now: contents are shared by heads only.
@@ -160,6 +162,7 @@ impl Fold {
         }
         if !batch.is_empty() {
             core.store.commit(&batch)?;
+            done.heirs = core.heirs(&batch)?;
         }
         self.after = found.pop().or(self.after.take());
         Ok(done)
@@ -214,7 +217,7 @@ pub(super) struct Piece<'a> {
     below: View,
     pub(super) batch: Batch,
     /// Objects of the older epoch that the batch changes.
-    pending: BTreeMap<ObjectId, Option<ObjectRecord>>,
+    pub(super) pending: BTreeMap<ObjectId, Option<ObjectRecord>>,
     pub(super) done: Done,
 }
 
@@ -425,63 +428,6 @@ impl Piece<'_> {
         self.own(below, older, younger)?;
         self.put_object(object, younger, below);
         Ok(())
-    }
-
-    fn xattrs(&mut self, object: ObjectId) {
-        let Fold { older, younger, way, .. } = *self.fold;
-        let gone = way != Way::Prune && self.pending.get(&object) == Some(&None);
-        if gone || self.fold.dead.contains(&object) {
-            return;
-        }
-        let get = |epoch| self.core.store.get(&keys::xattrs(object, epoch));
-        let (above, below) = (get(younger), get(older));
-        match (way, above, below) {
-            (Way::Sink, Some(set), _) => {
-                self.drop_xattrs(object, younger);
-                self.put_xattrs(object, older, set);
-            }
-            (Way::Lift, None, Some(set)) => {
-                self.drop_xattrs(object, older);
-                self.put_xattrs(object, younger, set);
-            }
-            (Way::Rise, None, Some(set)) => self.put_xattrs(object, younger, set),
-            (Way::Lift | Way::Prune, Some(_), Some(_)) => self.drop_xattrs(object, older),
-            _ => {}
-        }
-    }
-
-    /// What the base had, which moves as other records do: the younger one counts.
-    fn preimage(&mut self, key: &[u8]) {
-        let Fold { older, younger, way, .. } = *self.fold;
-        let (Some(&letter), Some(tail)) = (key.first(), keys::tail(key, 1)) else { return };
-        let of = |epoch: EpochId| [&keys::prefix(letter, &[epoch.0]), tail].concat();
-        let (above, below) = (of(younger), of(older));
-        let known = |key: &[u8]| self.core.store.get(key);
-        match (way, known(&above), known(&below)) {
-            (Way::Sink, Some(value), _) => {
-                self.batch.delete(above);
-                self.batch.put(below, value);
-            }
-            (Way::Lift, None, Some(value)) => {
-                self.batch.delete(below);
-                self.batch.put(above, value);
-            }
-            (Way::Rise, None, Some(value)) => self.batch.put(above, value),
-            (Way::Lift | Way::Prune, Some(_), Some(_)) => self.batch.delete(below),
-            _ => {}
-        }
-    }
-
-    fn put_xattrs(&mut self, object: ObjectId, epoch: EpochId, set: Vec<u8>) {
-        self.done.moved += 1;
-        self.batch.put(keys::changed_xattrs(epoch, object), []);
-        self.batch.put(keys::xattrs(object, epoch), set);
-    }
-
-    fn drop_xattrs(&mut self, object: ObjectId, epoch: EpochId) {
-        self.done.dropped += 1;
-        self.batch.delete(keys::changed_xattrs(epoch, object));
-        self.batch.delete(keys::xattrs(object, epoch));
     }
 
     fn put_object(&mut self, object: ObjectId, epoch: EpochId, record: &ObjectRecord) {

@@ -8,6 +8,7 @@
 //! mod        who collects: a command, or the daemon in the background
 //! collector  one collection, step by step
 //! fold       two epochs become one
+//! beside     their extended attributes and pre-images
 //! share      what becomes of their content files
 //! estimate   what there is to do, without doing it
 //! ```
@@ -15,6 +16,7 @@
 //! Locks: the gate of a branch, where one is needed; then `Branches::tree` exclusively for a step, so that no command
 //! looks at the tree meanwhile. That is never waited for, so the order does no harm.
 
+mod beside;
 mod collector;
 mod estimate;
 mod fold;

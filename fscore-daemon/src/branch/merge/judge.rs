@@ -1,5 +1,6 @@
 //! Names and objects, one by one.
 
+use super::super::paths::Name;
 use super::{
     BOTH_ADDED, BOTH_MODIFIED, BOTH_MOVED, DELETED_HERE, DELETED_THERE, DIRECTORY_GONE, Entry, Merge, alike, is_there,
     paths_in,
@@ -15,39 +16,60 @@ fn object_of(entry: Entry) -> Option<ObjectId> {
 }
 
 impl Merge<'_> {
-    /// A name that ours changed, or that leads to an object that ours changed.
-    pub(super) fn judge_name(&mut self, dir: ObjectId, name: &[u8]) -> FsResult<()> {
-        let (in_fork, in_ours) = (self.fork.directory(dir)?.is_some(), self.ours.directory(dir)?.is_some());
-        let was = if in_fork { self.fork.child(dir, name)? } else { None };
-        let ours = if in_ours { self.ours.child(dir, name)? } else { None };
-        let target = self.target(dir)?;
-        let theirs = target.map_or(Ok(None), |target| self.theirs.child(target, name))?;
+    /// A place whose name ours changed, or that leads to an object that ours changed; `dirs` are those of ours and of
+    /// the fork that theirs has there.
+    pub(super) fn judge_place(&mut self, place: &Name, dirs: &[ObjectId]) -> FsResult<()> {
+        let mut known = Vec::new();
+        for dir in dirs.iter().copied() {
+            let before = self.fork.directory(dir)?.map(|_| dir);
+            known.push((before, self.ours.directory(dir)?.map(|_| dir)));
+        }
+        // Unless ours moved one away and has another one in its place, they are one.
+        if known.iter().filter(|(_, now)| now.is_some()).count() < 2 {
+            let before = known.iter().find_map(|(before, _)| *before);
+            known = vec![(before, known.iter().find_map(|(_, now)| *now))];
+        }
+        for (before, now) in known {
+            let name = &place.1;
+            let was = before.map_or(Ok(None), |dir| self.fork.child(dir, name))?;
+            let ours = now.map_or(Ok(None), |dir| self.ours.child(dir, name))?;
+            let path = self.path_of(now.or(before).unwrap_or(place.0), name)?;
+            self.judge_name(place, &path, was, ours)?;
+        }
+        Ok(())
+    }
+
+    fn judge_name(&mut self, place: &Name, path: &[u8], was: Entry, ours: Entry) -> FsResult<()> {
+        let theirs = self.theirs.child(place.0, &place.1)?;
         if object_of(ours) == object_of(theirs) {
             return if object_of(was) == object_of(ours) { Ok(()) } else { self.both_moved(ours) };
         }
-        let path = self.path_of(dir, name)?;
-        let Some(target) = target else {
-            // What ours only removed is gone already.
-            let Some((object, kind)) = ours else { return Ok(()) };
-            if object_of(was) == Some(object) && is_there(&mut self.theirs, object, kind)? {
-                return Ok(());
-            }
-            let reason = if was.is_some() { DELETED_THERE } else { DIRECTORY_GONE };
-            if self.conflict(&path, reason) == Some(Side::Ours) {
-                // There is no directory to put it into.
-                self.conflicts.insert(path, reason);
-            }
-            return Ok(());
-        };
-        let place = (target, name.to_vec());
         let takes = if object_of(ours) == object_of(was) {
-            self.judge_kept(&path, ours, was, theirs)?
+            self.judge_kept(path, ours, was, theirs)?
         } else {
-            self.judge_changed(&path, ours, was, theirs)?
+            self.judge_changed(path, ours, was, theirs)?
         };
         if takes {
-            self.names.insert(place, ours);
+            self.names.insert(place.clone(), ours);
             self.both_moved(ours)?;
+        }
+        Ok(())
+    }
+
+    /// A name in a directory that theirs has no more.
+    pub(super) fn judge_placeless(&mut self, dir: ObjectId, name: &[u8]) -> FsResult<()> {
+        let was = if self.fork.directory(dir)?.is_some() { self.fork.child(dir, name)? } else { None };
+        let ours = if self.ours.directory(dir)?.is_some() { self.ours.child(dir, name)? } else { None };
+        // What ours only removed is gone already.
+        let Some((object, kind)) = ours else { return Ok(()) };
+        if object_of(was) == Some(object) && is_there(&mut self.theirs, object, kind)? {
+            return Ok(());
+        }
+        let path = self.path_of(dir, name)?;
+        let reason = if was.is_some() { DELETED_THERE } else { DIRECTORY_GONE };
+        if self.conflict(&path, reason) == Some(Side::Ours) {
+            // There is no directory to put it into.
+            self.conflicts.insert(path, reason);
         }
         Ok(())
     }
@@ -121,7 +143,7 @@ impl Merge<'_> {
         if !is_there(&mut self.fork, object, kind)? || !is_there(&mut self.theirs, object, kind)? {
             return Ok(());
         }
-        let places = |tree: &mut super::Tree<'_>| -> FsResult<BTreeSet<_>> {
+        let places = |tree: &mut super::Tree<'_>| -> FsResult<BTreeSet<Name>> {
             Ok(if kind == FileKind::Directory {
                 tree.branch_parent(object)?.into_iter().collect()
             } else {
@@ -129,6 +151,8 @@ impl Merge<'_> {
             })
         };
         let (was, ours, theirs) = (places(&mut self.fork)?, places(&mut self.ours)?, places(&mut self.theirs)?);
+        // A directory that both made at one place is one.
+        let (was, ours) = (self.in_theirs(was)?, self.in_theirs(ours)?);
         let both_left = was.iter().any(|place| !ours.contains(place) && !theirs.contains(place));
         let (mine, other): (Vec<_>, Vec<_>) = (
             ours.difference(&was).filter(|place| !theirs.contains(*place)).cloned().collect(),
@@ -142,15 +166,18 @@ impl Merge<'_> {
         match self.conflict(&path, BOTH_MOVED) {
             Some(Side::Ours) => self.names.extend(other.into_iter().map(|place| (place, None))),
             Some(Side::Theirs) => {
-                for (dir, name) in mine {
-                    if let Some(dir) = self.target(dir)? {
-                        self.names.remove(&(dir, name));
-                    }
+                for place in mine {
+                    self.names.remove(&place);
                 }
             }
             None => {}
         }
         Ok(())
+    }
+
+    /// Places by the directories that theirs has there.
+    fn in_theirs(&mut self, places: BTreeSet<Name>) -> FsResult<BTreeSet<Name>> {
+        places.into_iter().map(|(dir, name)| Ok((self.target(dir)?.unwrap_or(dir), name))).collect()
     }
 
     /// An object of the fork that ours changed, in itself.

@@ -140,8 +140,16 @@ impl<'a> Merge<'a> {
                 }
             }
         }
+        // Several directories of ours and of the fork can be one of theirs.
+        let mut places: BTreeMap<Name, Vec<ObjectId>> = BTreeMap::new();
         for (dir, name) in names {
-            self.judge_name(dir, &name)?;
+            match self.target(dir)? {
+                Some(target) => places.entry((target, name)).or_default().push(dir),
+                None => self.judge_placeless(dir, &name)?,
+            }
+        }
+        for (place, dirs) in places {
+            self.judge_place(&place, &dirs)?;
         }
         for (object, kind) in edited {
             self.judge_object(object, kind)?;

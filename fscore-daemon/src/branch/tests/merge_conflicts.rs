@@ -6,6 +6,7 @@ use crate::core::ids::{BranchId, ObjectId};
 use crate::core::record::{Body, DirentRecord};
 use shm_transport::control::{LINE_MAX, Merged, Side};
 use shm_transport::wire::FileKind;
+use std::os::unix::fs::MetadataExt;
 
 #[test]
 fn every_kind_of_conflict_is_named_and_refused() {
@@ -107,6 +108,52 @@ fn the_same_outcome_on_both_sides_is_no_conflict() {
     world.same_trees(p, c);
     for path in [format!("/new/only {p}"), format!("/new/only {c}")] {
         world.shows(p, &path, "x");
+    }
+}
+
+fn host_mode(world: &World, path: &str) -> u32 {
+    std::fs::metadata(world.base().join(path)).unwrap().mode() & 0o7777
+}
+
+/// The same file, moved on both sides into the directory that both made, is where both have it: it was called moved
+/// twice, and gone if the branch was to win.
+#[test]
+fn both_moving_a_file_into_a_directory_that_both_made_is_no_conflict() {
+    for prefer in [&[][..], &[(".", Side::Ours)], &[(".", Side::Theirs)]] {
+        for into_parent in [true, false] {
+            let world = World::new();
+            let (p, c) = world.parent_and_child();
+            let (root, f) = (world.ino(""), world.ino("f"));
+            world.write(c, "f", "by c");
+            world.mode(p, "f", host_mode(&world, "f"));
+            for id in [p, c] {
+                let dir = world.mkdir(id, root, "new");
+                world.name(id, root, "f", DirentRecord::Whiteout);
+                world.name(id, dir, "f", DirentRecord::Entry { object: f, kind: FileKind::Regular });
+            }
+            world.applies(&preferring("c", into_parent, prefer));
+            world.shows(if into_parent { p } else { c }, "/new/f", "by c");
+        }
+    }
+}
+
+/// Both put another directory in the place of one: what was in the old one at a name is what both began with. The
+/// branch's new file was called a conflict, and if the parent was to win there was neither its file nor the branch's.
+#[test]
+fn a_name_in_a_directory_that_both_replaced_is_compared_with_the_old_one() {
+    for prefer in [&[][..], &[(".", Side::Ours)], &[(".", Side::Theirs)]] {
+        let world = World::new();
+        let (p, c) = world.parent_and_child();
+        let (root, d, g) = (world.ino(""), world.ino("d"), world.ino("d/g"));
+        world.mode(p, "d/g", host_mode(&world, "d/g"));
+        world.name(p, d, "g", DirentRecord::Whiteout);
+        let theirs = world.mkdir(p, root, "d");
+        world.name(p, theirs, "g", DirentRecord::Entry { object: g, kind: FileKind::Regular });
+        world.unlink(c, "d", "g");
+        let ours = world.mkdir(c, root, "d");
+        world.add(c, ours, "g", "by c");
+        world.applies(&preferring("c", true, prefer));
+        world.shows(p, "/d/g", "by c");
     }
 }
 

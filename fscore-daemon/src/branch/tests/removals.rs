@@ -5,7 +5,7 @@ use super::merges::merge;
 use crate::core::ids::BranchId;
 use crate::core::keys;
 use crate::core::record::{Body, FileBody};
-use shm_transport::control::{Collected, Command, CommitPlan, Merged, Removed, Undone};
+use shm_transport::control::{BranchInfo, Collected, Command, CommitPlan, Limit, Limits, Merged, Removed, Undone};
 
 impl World {
     pub(super) fn delete(&self, name: &str) -> Removed {
@@ -117,6 +117,68 @@ fn states_that_become_one_know_what_the_base_had() {
         std::fs::write(world.base().join("new"), "work of the host").unwrap();
         assert_eq!(conflicts(), ["d/g", "f", "new"]);
     }
+}
+
+impl World {
+    /// Sets limits, and answers what is known to be used: bytes and inodes.
+    fn limited(&self, name: &str) -> (u64, u64) {
+        let limits = Limits { bytes: Some(Limit::Max(1 << 20)), inodes: Some(Limit::Max(100)) };
+        self.ask::<BranchInfo>(&Command::BranchQuota { name: name.into(), limits }).unwrap();
+        self.used(name)
+    }
+
+    /// What is known to be used is what a fresh count finds.
+    #[track_caller]
+    fn used(&self, name: &str) -> (u64, u64) {
+        let branch = self.core.branch(self.branches.find(name).unwrap()).unwrap();
+        let known = branch.ledger.usage().unwrap();
+        let root = branch.view().root;
+        assert_eq!(known, self.core.usage_of(branch.id, root).unwrap());
+        (known.bytes, known.inodes)
+    }
+}
+
+/// What a merge brought counts for who got it, whatever becomes of who made it: it was known to be less than a fresh count
+/// found, and a collection gave one branch's count to the other.
+#[test]
+fn what_a_merge_brought_counts_whatever_becomes_of_its_maker() {
+    let world = World::new();
+    let p = world.make("p");
+    let c = world.fork("c", "p");
+    world.add(c, world.ino(""), "new", "text");
+    world.snapshot("c", "s");
+    world.applies(&merge("c", true));
+    assert_eq!((world.limited("p"), world.limited("c")), ((4096, 1), (0, 1)));
+    let collect = || world.ask::<Collected>(&Command::Gc { branches: Vec::new(), dry_run: false }).unwrap();
+    assert!(!collect().left);
+    assert_eq!((world.used("p"), world.used("c")), ((4096, 1), (0, 1)));
+    world.forget("c", "s");
+    assert!(!collect().left);
+    assert_eq!((world.used("p"), world.used("c")), ((4096, 1), (0, 0)));
+    world.delete("c");
+    assert_eq!(world.used("p"), (4096, 1));
+    world.shows(p, "/new", "text");
+}
+
+/// The last one that needs a content of a deleted branch owns it, and counts it.
+#[test]
+fn who_takes_a_content_along_counts_it() {
+    let world = World::new();
+    let p = world.make("p");
+    let c = world.fork("c", "p");
+    world.add(c, world.ino(""), "new", "text");
+    world.snapshot("c", "s");
+    world.applies(&merge("c", true));
+    world.shows(p, "/new", "text");
+    world.undone("c", "@base");
+    assert_eq!(world.limited("c"), (0, 1));
+    world.delete("p");
+    // The state before the undo goes on from the parent's.
+    assert_eq!(world.used("c"), (0, 1));
+    world.forget("c", "before-undo-1");
+    assert_eq!(world.used("c"), (4096, 1));
+    world.undone("c", "s");
+    world.shows(c, "/new", "text");
 }
 
 /// Content files of a branch's head.

@@ -69,7 +69,12 @@ impl World {
         let Some(merged) = self.commanded::<Merged>(&command) else { return };
         let context = format!("{name} and {parent}, {what:?}: {merged:?}, wanted {:?}", wanted.as_ref().err());
         let result = match (&wanted, side) {
-            (Ok(tree), None) => {
+            // What has no place left is not dropped for a preference.
+            (Ok(_), Some(_)) if !merged.conflicts.is_empty() => {
+                assert!(!merged.applied, "{context}");
+                return;
+            }
+            (Ok(tree), _) => {
                 assert!(merged.conflicts.is_empty(), "nothing is changed on both sides. {context}");
                 tree.clone()
             }
@@ -78,7 +83,7 @@ impl World {
                 return;
             }
             // A preference settles more than the model has a word for: what the winner wrote is kept.
-            (_, Some(side)) => {
+            (Err(_), Some(side)) => {
                 if !merged.applied {
                     return;
                 }
@@ -92,7 +97,7 @@ impl World {
             same(if into_parent { &theirs } else { &ours }, &result, &format!("nothing was done. {context}"));
             return;
         }
-        if wanted.is_ok() && side.is_none() {
+        if wanted.is_ok() {
             nothing_lost(&fork, &ours, &result, &context);
             nothing_lost(&fork, &theirs, &result, &context);
         }

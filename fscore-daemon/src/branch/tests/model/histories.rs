@@ -1,6 +1,8 @@
 //! Histories that once came out otherwise.
 
-use super::What::{Create, Diff, Fork, Link, Refresh, Remove, RemoveAll, Rename, Snapshot, Undo, UndoPaths, Write};
+use super::What::{
+    Commit, Create, Diff, Fork, Link, Refresh, Remove, RemoveAll, Rename, Snapshot, Undo, UndoPaths, Write,
+};
 use super::{Step, play};
 
 /// A directory moved to the place of a file: what was in it was not told.
@@ -52,5 +54,19 @@ fn a_file_that_only_had_another_name_for_a_while_is_not_modified() {
         Step(Remove, 1, 9, 0, 0),
         Step(Remove, 0, 8, 0, 0),
         Step(Refresh, 1, 0, 0, 0),
+    ]);
+}
+
+/// Another directory came to the place of a removed one, and the same file to the same name in it: it was told as moved
+/// to where it was.
+#[test]
+fn a_diff_tells_of_no_move_to_the_same_path() {
+    play(&[
+        Step(Fork, 0, 0, 0, 0),
+        Step(RemoveAll, 91, 9, 0, 0),
+        Step(Rename, 66, 59, 69, 28),
+        Step(Rename, 89, 25, 44, 95),
+        Step(Commit, 1, 0, 0, 0),
+        Step(Diff, 47, 0, 183, 56),
     ]);
 }

@@ -6,6 +6,8 @@
 //! told       whether a diff tells the difference between two trees
 //! real       the core, with mounts in this process
 //! commands   its steps that are commands over whole states
+//! collecting garbage collection
+//! limits     what operations need of a branch's limits
 //! world      both side by side: each step is done to both
 //! crash      commands on a store that dies at each of its writes
 //! ```
@@ -13,9 +15,11 @@
 //! `AGENTFS_HISTORIES` says how many histories each test runs, `AGENTFS_HISTORY_STEPS` how long they are at most.
 #![allow(clippy::wildcard_enum_match_arm, reason = "tests")]
 
+mod collecting;
 mod commands;
 mod crash;
 mod histories;
+mod limits;
 mod real;
 mod three_way;
 mod told;
@@ -58,6 +62,9 @@ pub(super) enum What {
     RefreshTheirs,
     Undo,
     UndoPaths,
+    Collect,
+    CollectSome,
+    Limit,
     Diff,
     Restart,
 }
@@ -67,7 +74,7 @@ pub(super) enum What {
 pub(super) struct Step(pub(super) What, pub(super) u8, pub(super) u8, pub(super) u8, pub(super) u8);
 
 /// How often each is done.
-const WEIGHTS: [(u32, What); 29] = [
+const WEIGHTS: [(u32, What); 32] = [
     (12, What::Create),
     (6, What::Mkdir),
     (2, What::Symlink),
@@ -95,15 +102,15 @@ const WEIGHTS: [(u32, What); 29] = [
     (1, What::RefreshTheirs),
     (3, What::Undo),
     (3, What::UndoPaths),
+    (2, What::Collect),
+    (3, What::CollectSome),
+    (2, What::Limit),
     (3, What::Diff),
     (1, What::Restart),
 ];
 
 fn step() -> impl Strategy<Value = Step> {
-    let what = proptest::sample::select(
-        WEIGHTS.iter().flat_map(|(weight, what)| std::iter::repeat_n(*what, *weight as usize)).collect::<Vec<_>>(),
-    );
-    (what, any::<[u8; 4]>()).prop_map(|(what, [on, a, b, c])| Step(what, on, a, b, c))
+    among(|_| true)
 }
 
 fn number(variable: &str, default: usize) -> usize {
@@ -141,12 +148,45 @@ fn branches_are_like_copies(steps in proptest::collection::vec(step(), 1..number
     play(&steps);
 }}
 
-/// Commands on branches and snapshots: what a crash must leave whole.
-fn command() -> impl Strategy<Value = Step> {
-    let weights = WEIGHTS.iter().skip_while(|(_, what)| *what != What::Snapshot);
-    let weights = weights.filter(|(_, what)| !matches!(what, What::NewBranch | What::Diff | What::Restart));
+fn among(wanted: impl Fn(What) -> bool) -> impl Strategy<Value = Step> {
+    let weights = WEIGHTS.iter().filter(|(_, what)| wanted(*what));
     let whats: Vec<What> = weights.flat_map(|(weight, what)| std::iter::repeat_n(*what, *weight as usize)).collect();
     (proptest::sample::select(whats), any::<[u8; 4]>()).prop_map(|(what, [on, a, b, c])| Step(what, on, a, b, c))
+}
+
+/// Changes of what a branch shows, as programs make them.
+fn edit() -> impl Strategy<Value = Step> {
+    let commands = position(What::Snapshot);
+    among(move |what| position(what) < commands)
+}
+
+fn position(of: What) -> usize {
+    WEIGHTS.iter().position(|(_, what)| *what == of).unwrap()
+}
+
+proptest! {
+    #![proptest_config(config(48))]
+
+    /// Two branches that went apart for a while become one, each time in one of the ways that there are.
+    #[test]
+    fn merges_lose_nothing(
+        before in proptest::collection::vec(edit(), 0..8),
+        apart in proptest::collection::vec(edit(), 1..24),
+        merge in among(|what| (position(What::Commit)..=position(What::RefreshTheirs)).contains(&position(what))),
+        later in proptest::collection::vec(step(), 0..4),
+    ) {
+        let fork = Step(What::Fork, 0, 0, 0, 0);
+        let merge = Step(merge.0, 1, merge.2, merge.3, merge.4);
+        play(&[before.as_slice(), &[fork], &apart, &[merge], &later].concat());
+    }
+}
+
+/// Commands on branches and snapshots: what a crash must leave whole.
+fn command() -> impl Strategy<Value = Step> {
+    let commands = position(What::Snapshot);
+    among(move |what| {
+        position(what) >= commands && !matches!(what, What::NewBranch | What::Limit | What::Diff | What::Restart)
+    })
 }
 
 proptest! {

@@ -1,10 +1,12 @@
 //! The core and its model side by side.
 
+use super::limits::Want;
 use super::real::{Numbers, Real, make_base, read_base};
 use super::tree::{Data, Id, Object, Tree};
 use super::{Reply, Step, What};
 use crate::content::{Contents, Host};
 use crate::core::ids::ObjectId;
+use crate::core::record::Quota;
 use crate::core::tests::host::FaultyHost;
 use crate::store::faulty::FaultyDisk;
 use crate::store::{LogStore, Options};
@@ -37,6 +39,7 @@ pub(super) struct Line {
     /// With the order in which they were made.
     pub(super) snapshots: BTreeMap<String, (usize, State)>,
     pub(super) based: bool,
+    pub(super) quota: Quota,
 }
 
 /// All branches.
@@ -140,7 +143,7 @@ impl World {
         match what {
             What::Create | What::Mkdir | What::Symlink | What::Fifo => self.make(&name, what, (a, b, c)),
             What::Write | What::Truncate => self.write(&name, what, (a, b, c)),
-            What::Chmod | What::SetXattr | What::RemoveXattr => self.attribute(&name, what, (a, b, c)),
+            What::Chmod | What::SetXattr | What::RemoveXattr => self.attribute(&name, what, (a, b)),
             What::Link => self.link(&name, (a, b, c)),
             What::Rename | What::Exchange => self.rename(&name, what, (a, b, c)),
             What::Remove | What::RemoveAll => self.remove(&name, what, a),
@@ -153,6 +156,9 @@ impl World {
             What::Refresh | What::RefreshOurs | What::RefreshTheirs => self.merge(&name, false, what),
             What::Undo => self.undo(&name, a),
             What::UndoPaths => self.undo_paths(&name, (a, b, c)),
+            What::Collect => self.collect(),
+            What::CollectSome => self.collect_some(1 + a % 6),
+            What::Limit => self.limit(&name, (a, b, c)),
             What::Diff => self.diff(&name, (a, b, c)),
             What::Restart => self.restart(),
         }
@@ -177,6 +183,16 @@ impl World {
                 None
             }
         }
+    }
+
+    /// Runs what there may be no room for; then it is refused, and nothing of it is done.
+    fn run_within(&mut self, name: &str, node: NodeId, op: Op, payload: &[u8], room: bool) -> Option<Reply> {
+        if room {
+            return self.run(name, node, op, payload);
+        }
+        let refused = self.real.is_refused(name, node, op.clone(), payload);
+        self.done(refused.then_some(()), || format!("{name}: {op:?} passes a limit"));
+        None
     }
 
     fn run(&mut self, name: &str, node: NodeId, op: Op, payload: &[u8]) -> Option<Reply> {
@@ -209,7 +225,8 @@ impl World {
             What::Fifo => (Op::Mknod { name: bytes, mode: libc::S_IFIFO | mode, rdev: 0, umask: 0 }, "", Data::Fifo),
             _ => (Op::Create { name: bytes, mode, flags: 2, umask: 0 }, "", Data::File(Vec::new())),
         };
-        let node = match self.run(name, parent, op, payload.as_bytes()) {
+        let room = self.has_room(name, 0, 1);
+        let node = match self.run_within(name, parent, op, payload.as_bytes(), room) {
             Some(Reply::Created(entry, opened)) => {
                 if self.run(name, entry.node, Op::Release { fh: opened.fh, flags: 2 }, &[]).is_none() {
                     return;
@@ -239,19 +256,22 @@ impl World {
         let node = self.real.node(name, &path);
         let mut bytes = tree_bytes(self.tree(name), id);
         if what == What::Truncate {
-            let size = u64::from(b % 40);
+            let size = if c % 8 == 7 { 4096 * u64::from(b % 4) } else { u64::from(b % 40) };
             bytes.resize(size as usize, 0);
             let set = SetAttr { size: Some(size), ..SetAttr::default() };
-            if self.run(name, node, Op::SetAttr(set), &[]).is_none() {
+            let room = self.has_room_for(name, id, Want::Resize(size));
+            if self.run_within(name, node, Op::SetAttr(set), &[], room).is_none() {
                 return;
             }
         } else {
             let text = format!("<{}>", self.tick());
-            let offset = if c % 2 == 0 { 0 } else { usize::from(b % 30) };
+            let far = if c % 8 == 7 { 4096 * usize::from(b % 3) } else { usize::from(b % 30) };
+            let offset = if c % 2 == 0 { 0 } else { far };
             bytes.resize(bytes.len().max(offset + text.len()), 0);
             bytes[offset..offset + text.len()].copy_from_slice(text.as_bytes());
             let op = Op::Write { fh: 0, offset: offset as u64, kill_suidgid: false };
-            if self.run(name, node, op, text.as_bytes()).is_none() {
+            let room = self.has_room_for(name, id, Want::Write((offset + text.len()) as u64));
+            if self.run_within(name, node, op, text.as_bytes(), room).is_none() {
                 return;
             }
         }
@@ -259,7 +279,7 @@ impl World {
         self.date(name, node, id);
     }
 
-    fn attribute(&mut self, name: &str, what: What, (a, b, c): (u8, u8, u8)) {
+    fn attribute(&mut self, name: &str, what: What, (a, b): (u8, u8)) {
         let tree = self.tree(name);
         // Links have no bits of their own, and no attributes for users.
         let able = |id: &Id| matches!(tree.objects[id].data, Data::File(_) | Data::Directory(_));
@@ -277,7 +297,6 @@ impl World {
             _ if had => Op::RemoveXattr { name: key.into() },
             _ => return,
         };
-        let _ = c;
         let payload = if what == What::SetXattr { value.as_bytes() } else { &[] };
         if self.run(name, node, op, payload).is_none() {
             return;
@@ -403,7 +422,9 @@ impl World {
             Tree::new(id)
         };
         let head = State { tree, fork: None };
-        self.model.lines.insert(name, Line { head, parent: None, snapshots: BTreeMap::new(), based });
+        self.model
+            .lines
+            .insert(name, Line { head, parent: None, snapshots: BTreeMap::new(), based, quota: Quota::default() });
     }
 
     fn fork(&mut self, name: &str, a: u8) {
@@ -426,7 +447,9 @@ impl World {
         if self.commanded::<BranchInfo>(&command).is_some() {
             let head = State { tree: tree.clone(), fork: Some(tree) };
             let parent = Some(name.to_owned());
-            self.model.lines.insert(new, Line { head, parent, snapshots: BTreeMap::new(), based: line.based });
+            self.model
+                .lines
+                .insert(new, Line { head, parent, snapshots: BTreeMap::new(), based: line.based, quota: line.quota });
         }
     }
 
@@ -457,6 +480,9 @@ impl World {
             same(&self.real.read(&self.real.view(&name), &self.numbers), tree, &name);
         }
         self.real.sound(false, "check");
+        for (name, line) in &self.model.lines {
+            self.real.counted(name, line.quota, "check");
+        }
     }
 
     /// Programs on the branches see it too.
