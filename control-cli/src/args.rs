@@ -1,6 +1,7 @@
 //! The command line.
 
 pub(crate) mod checkpoint;
+pub(crate) mod materialize;
 pub(crate) mod merge;
 pub(crate) mod quota;
 pub(crate) mod snapshot;
@@ -148,6 +149,8 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) frozen: bool,
     #[command(flatten)]
+    pub(crate) materialize: materialize::Materialize,
+    #[command(flatten)]
     pub(crate) quota: quota::Quota,
     #[command(flatten)]
     pub(crate) checkpoints: checkpoint::Checkpoints,
@@ -189,6 +192,8 @@ pub(crate) struct Mount {
     /// Nobody edits the base while the branch lives: it is cached for longer
     #[arg(long)]
     pub(crate) frozen: bool,
+    #[command(flatten)]
+    pub(crate) materialize: materialize::Materialize,
     #[command(flatten)]
     pub(crate) quota: quota::Quota,
     /// Nothing can be changed through this mount
@@ -257,13 +262,14 @@ pub(crate) enum Daemon {
 /// Commands about branches.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Branch {
-    /// Make a branch; takes no time and no space, however large the base is
+    /// Make a branch; takes no time and no space, however large the base is, unless --materialize asks for a copy
     #[command(after_help = "\
 Examples:
   agentfs branch create fix-1 --base ~/project
   agentfs branch create fix-2 --from fix-1           from its present state
   agentfs branch create fix-3 --from fix-1@tested    from a snapshot
   agentfs branch create scratch                      begins empty
+  agentfs branch create still --base ~/project --materialize clone-eager
   agentfs branch create fix-4 --base ~/project --quota-bytes 10G --quota-inodes 100k")]
     Create {
         /// Its name
@@ -277,6 +283,8 @@ Examples:
         /// Nobody edits the base while branches of it live: it is cached for longer
         #[arg(long)]
         frozen: bool,
+        #[command(flatten)]
+        materialize: materialize::Materialize,
         #[command(flatten)]
         quota: quota::Quota,
     },

@@ -122,11 +122,28 @@ impl Context {
     /// Makes a branch, or takes the one of that name. A base that this user's own, automatically started
     /// daemon may not read yet is added to what it may, unless `AGENTFS_ALLOW_BASE` says what may be read.
     pub(crate) fn create_branch(&self, client: &mut Client, create: &Command) -> Result<BranchInfo> {
-        let refused = match client.branch_create(create.clone()) {
+        self.allowed(client, create, |client| client.branch_create(create.clone()))
+    }
+
+    /// The same of a copy of a base, see [`Command::BranchSeal`].
+    pub(crate) fn seal_branch(&self, client: &mut Client, seal: &Command) -> Result<Option<BranchInfo>> {
+        self.allowed(client, seal, |client| client.branch_seal(seal.clone()))
+    }
+
+    fn allowed<T>(
+        &self,
+        client: &mut Client,
+        command: &Command,
+        ask: impl Fn(&mut Client) -> std::result::Result<T, ClientError>,
+    ) -> Result<T> {
+        let refused = match ask(client) {
             Err(ClientError::Refused(failure)) if failure.code == ErrorCode::BaseNotAllowed => failure,
             other => return other.told(),
         };
-        let Command::BranchCreate { base: Some(base), .. } = create else { return Err(not_allowed(refused)) };
+        let (Command::BranchCreate { base: Some(base), .. } | Command::BranchSeal { base, .. }) = command else {
+            return Err(not_allowed(refused));
+        };
+
         // On a mount that is younger than the daemon, which a new one takes along.
         let late = client.status().told()?.allow_base.iter().any(|allowed| base.starts_with(allowed));
         if !late && std::env::var_os("AGENTFS_ALLOW_BASE").is_some() {
@@ -145,7 +162,7 @@ impl Context {
             format!("the daemon may now read below {}", base.display())
         });
         *client = self.reconnect()?;
-        client.branch_create(create.clone()).told()
+        ask(client).told()
     }
 
     /// Waits until a session is gone from the daemon's list; whether it is.

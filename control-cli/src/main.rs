@@ -24,6 +24,7 @@ mod mountinfo;
 mod namespace;
 mod output;
 mod patch;
+mod seal;
 mod siblings;
 mod start;
 mod still;

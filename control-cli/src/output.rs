@@ -73,6 +73,16 @@ impl Output {
         }
     }
 
+    /// A bar that is overwritten while files are copied; only on a terminal.
+    pub(crate) fn bar(self, done: usize, of: usize, bytes: u64) {
+        const WIDTH: usize = 30;
+        if !self.json && io::stderr().is_terminal() {
+            let full = (WIDTH * done).checked_div(of).unwrap_or(WIDTH).min(WIDTH);
+            let bar = format!("{}{}", "#".repeat(full), ".".repeat(WIDTH - full));
+            write_err(&format!("\r[{bar}] {done} of {of} files, {}\x1b[K", size(bytes)));
+        }
+    }
+
     /// Removes that line.
     pub(crate) fn progress_end(self) {
         if !self.json && io::stderr().is_terminal() {

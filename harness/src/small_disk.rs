@@ -1,4 +1,4 @@
-//! A small ext4 file system in a file: one that fills up, or has few inodes.
+//! A small file system in a file: one that fills up, has few inodes, or shares blocks.
 
 use crate::{World, procs};
 use std::path::{Path, PathBuf};
@@ -14,12 +14,27 @@ pub struct SmallDisk {
 impl SmallDisk {
     /// One of `mib` MiB, made with these options of `mkfs.ext4`. Needs root.
     pub fn new(world: &World, mib: u64, options: &[&str]) -> Self {
+        Self::made(world, mib, "mkfs.ext4", &[&["-q", "-F", "-m", "0"], options].concat())
+    }
+
+    /// One with shared blocks, made by `mkfs.xfs` or `mkfs.btrfs`; `None` after saying that this machine has no such
+    /// program.
+    pub fn sharing(world: &World, program: &str) -> Option<Self> {
+        if std::process::Command::new(program).arg("-V").output().is_err() {
+            eprintln!("skipped: {program}: it is missing (packages xfsprogs, btrfs-progs)");
+            return None;
+        }
+        let options: &[&str] = if program == "mkfs.xfs" { &["-q", "-f", "-m", "reflink=1"] } else { &["-q", "-f"] };
+        Some(Self::made(world, 400, program, options))
+    }
+
+    fn made(world: &World, mib: u64, program: &str, options: &[&str]) -> Self {
         let image = world.out().join("disk");
         let file = std::fs::File::create(&image).expect("a file for the disk");
         file.set_len(mib << 20).expect("room for the disk");
         let mountpoint = world.base("disk");
         let (from, to) = (image.to_str().expect("UTF-8"), mountpoint.to_str().expect("UTF-8"));
-        world.program(world.dir(), "mkfs.ext4", &[&["-q", "-F", "-m", "0"], options, &[from]].concat());
+        world.program(world.dir(), program, &[options, &[from]].concat());
         world.program(world.dir(), "mount", &["-o", "loop", from, to]);
         Self { mountpoint, image }
     }

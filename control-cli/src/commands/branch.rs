@@ -7,6 +7,7 @@ use crate::context::{Context, Told, resolve_base, with_base_as_given};
 use crate::error::{CliError, Doing, Kind, Result};
 use crate::mountinfo;
 use crate::output::{count, or_dash, shown, size, table};
+use crate::seal;
 use serde_json::json;
 use shm_transport::control::client::Client;
 use shm_transport::control::{BranchInfo, Command, MountInfo, QuotaInfo, Removed};
@@ -18,10 +19,17 @@ const DETACH_MAX: Duration = Duration::from_secs(5);
 /// `agentfs branch`.
 pub(super) fn branch(context: &Context, args: args::Branch) -> Result<()> {
     match args {
-        args::Branch::Create { name, base: given, from, frozen, quota } => {
+        args::Branch::Create { name, base: given, from, frozen, materialize, quota } => {
             let base = given.as_deref().map(resolve_base).transpose()?;
             let mut client = context.ensure()?;
             let limits = quota.limits();
+            if let Some(wanted) = materialize.wanted(base.as_deref())? {
+                let branch = seal::Branch { name: &name, base: wanted.base, frozen, reuse: false, limits };
+                let made = seal::branch(context, &mut client, &branch, &wanted)
+                    .map_err(|e| with_base_as_given(e, given.as_deref()))?;
+                warn(context, &made.info);
+                return context.output.result(&made, || self::made(&made.info));
+            }
             let create = Command::BranchCreate { name, base, from, frozen, reuse: false, limits };
             let info =
                 context.create_branch(&mut client, &create).map_err(|e| with_base_as_given(e, given.as_deref()))?;
@@ -195,6 +203,11 @@ fn details(info: &BranchInfo) -> String {
         list(info.snapshots.iter().map(|s| shown(s)).collect()),
         or_dash(places(info)),
     );
+    if let Some(sealed) = &info.sealed {
+        let how = if sealed.cloned { "cloned" } else { "copied" };
+        let files = count(sealed.files, "file", "files");
+        text.push_str(&format!("sealed     {how} when it was made: {files}, {}\n", size(sealed.bytes)));
+    }
     if let Some(limits) = &info.quota {
         text.push_str(&format!("quota      {}\n", quota(limits)));
     }

@@ -1,12 +1,13 @@
 //! `agentfs mount`, `umount` and `mounts`.
 
 use super::{branch, commit};
-use crate::args;
+use crate::args::{self, materialize::Materialize};
 use crate::context::{Context, Told, check_utf8, resolve_base, with_base_as_given};
 use crate::error::{CliError, Doing, Kind, Result};
 use crate::mounter::{self, Request};
 use crate::mountinfo::{self, Elsewhere, Mount};
 use crate::output::{count, or_dash, shown, span, table};
+use crate::seal;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use serde_json::{Value, json};
@@ -33,8 +34,9 @@ pub(super) fn mount(context: &Context, args: &args::Mount) -> Result<()> {
     }
     let mut client = context.ensure_held()?;
     commit::recover(context, &mut client);
-    let info = branch_for(context, &mut client, &args.branch, base, args.frozen, args.quota.limits())
-        .map_err(|e| with_base_as_given(e, args.base.as_deref()))?;
+    let info =
+        branch_for(context, &mut client, &args.branch, (base, args.frozen), args.materialize, args.quota.limits())
+            .map_err(|e| with_base_as_given(e, args.base.as_deref()))?;
     branch::warn(context, &info);
     if let Some(base) = &info.base {
         check_apart(&mountpoint, base)?;
@@ -60,10 +62,14 @@ pub(super) fn branch_for(
     context: &Context,
     client: &mut Client,
     name: &str,
-    base: Option<PathBuf>,
-    frozen: bool,
+    (base, frozen): (Option<PathBuf>, bool),
+    materialize: Materialize,
     limits: Limits,
 ) -> Result<BranchInfo> {
+    if let Some(wanted) = materialize.wanted(base.as_deref())? {
+        let branch = seal::Branch { name, base: wanted.base, frozen, reuse: true, limits };
+        return seal::branch(context, client, &branch, &wanted).and_then(|made| has_limits(made.info, limits));
+    }
     if base.is_none() {
         match context.ask(client, |c| c.branch_show(name)) {
             Err(e) if e.kind == Kind::NotFound => {}

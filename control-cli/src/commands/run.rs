@@ -37,8 +37,9 @@ pub(super) fn run(context: &Context, args: args::Run) -> Result<u8> {
     let mut client = context.ensure_held()?;
     commit::recover(context, &mut client);
     let name = args.branch.clone().unwrap_or_else(generated_name);
-    let info = mount::branch_for(context, &mut client, &name, base, args.frozen, args.quota.limits())
-        .map_err(|e| with_base_as_given(e, args.base.as_deref()))?;
+    let info =
+        mount::branch_for(context, &mut client, &name, (base, args.frozen), args.materialize, args.quota.limits())
+            .map_err(|e| with_base_as_given(e, args.base.as_deref()))?;
     branch::warn(context, &info);
     if args.branch.is_none() {
         context.output.note_on_terminal(&format!("new branch {name}"));

@@ -39,6 +39,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use shm_transport::control::CommitPlan;
 use shm_transport::mem::sys;
+pub(crate) use stage::copy_data;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;

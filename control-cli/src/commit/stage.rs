@@ -113,17 +113,7 @@ impl Copying {
         if size <= SMALL && self.copy_small(from, to, size)? {
             return Ok(());
         }
-        let mut at = 0;
-        while at < size {
-            let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
-                Ok(data) if data < size => data,
-                Ok(_) | Err(Errno::NXIO) => break,
-                Err(e) => return Err(e.into()),
-            };
-            at = rustix::fs::seek(from, SeekFrom::Hole(data))?.min(size);
-            copy_range(from, to, data, at)?;
-        }
-        Ok(rustix::fs::ftruncate(to, size)?)
+        copy_data(from, to, size)
     }
 
     fn clone(&mut self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
@@ -156,6 +146,21 @@ impl Copying {
         }
         Ok(true)
     }
+}
+
+/// Copies the data of a file without its holes.
+pub(crate) fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> io::Result<()> {
+    let mut at = 0;
+    while at < size {
+        let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(data) if data < size => data,
+            Ok(_) | Err(Errno::NXIO) => break,
+            Err(e) => return Err(e.into()),
+        };
+        at = rustix::fs::seek(from, SeekFrom::Hole(data))?.min(size);
+        copy_range(from, to, data, at)?;
+    }
+    Ok(rustix::fs::ftruncate(to, size)?)
 }
 
 fn copy_range(from: BorrowedFd<'_>, to: BorrowedFd<'_>, begin: u64, end: u64) -> io::Result<()> {

@@ -74,7 +74,7 @@ impl Branches {
             }
             (against, of) => (self.state(against)?, self.state(of)?),
         };
-        let base = |view: &View| view.base.as_ref().map(|base| base.record.path.clone());
+        let base = |view: &View| view.base.as_ref().map(|base| base.id);
         if old.root != new.root || base(&old) != base(&new) {
             let message = format!("{against} and {} are not of one base, nor one made from the other", asked.of);
             return Err(refuse(ErrorCode::Usage, message).hint("mount both and compare the directories").done());
@@ -163,6 +163,9 @@ fn source(tree: &mut Tree<'_>, contents: &Contents, object: ObjectId) -> FsResul
 /// Where the host has a base object.
 fn host_path(tree: &mut Tree<'_>, object: ObjectId) -> FsResult<Option<String>> {
     let Some(base) = tree.view.base.clone() else { return Ok(None) };
+    if let Some(copy) = base.copy_of(object) {
+        return Ok(Some(escape(copy.as_os_str().as_encoded_bytes())));
+    }
     for (dir, name) in tree.locators(object) {
         if tree.base_child(dir, &name)?.is_some_and(|stat| stat.object == object)
             && let Some(above) = tree.base_directory(dir)?

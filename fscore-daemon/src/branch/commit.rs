@@ -57,7 +57,8 @@ impl Branches {
         }
         let branch = self.loaded(id)?;
         refuse_mounted(&self.core, id, name, "committed")?;
-        let view = branch.view().clone();
+        // Of a sealed base, with what has become of the original.
+        let view = self.core.over_original(&branch.view()).map_err(|e| fail_branch(name, e))?;
         let base = view.base.as_ref().map(|b| PathBuf::from(OsStr::from_bytes(&b.record.path))).unwrap_or_default();
         let failed = |e| fail_branch(name, e);
         let changed = Changed::of(&view).map_err(failed)?;
@@ -125,7 +126,13 @@ impl Branches {
         batch.delete(keys::commit(id));
         let left = self.owners(&old.chain).map_err(fail)?;
         mark_reclaiming(&mut batch, &left);
+        // A copy of the base was good up to here; the branch's snapshots still show it.
+        let sealed = old.base.as_ref().is_some_and(|base| base.is_sealed());
+        let follows = sealed.then(|| self.core.view_of_directory(&old)).transpose().map_err(fail)?;
         self.move_head(&branch, &mut view, None, batch)?;
+        if let Some(follows) = follows {
+            *view = View { chain: view.chain.clone(), ..follows };
+        }
         if let Some(base) = &old.base {
             for object in base_objects(&old, &changed.objects) {
                 base.forget(object);

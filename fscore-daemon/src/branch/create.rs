@@ -25,14 +25,23 @@ pub(super) struct Wanted<'a> {
 }
 
 /// What a new branch begins with.
-struct Start {
-    base: Option<BaseId>,
-    frozen: bool,
-    root: ObjectId,
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) base: Option<BaseId>,
+    /// The copy that it shows in place of that.
+    pub(super) sealed: Option<BaseId>,
+    pub(super) frozen: bool,
+    pub(super) root: ObjectId,
     /// The branch and the frozen epoch that it continues.
-    from: Option<(BranchId, EpochId)>,
+    pub(super) from: Option<(BranchId, EpochId)>,
     /// The limits of its source.
-    quota: Quota,
+    pub(super) quota: Quota,
+}
+
+impl Default for Start {
+    fn default() -> Self {
+        Self { base: None, sealed: None, frozen: false, root: ObjectId(0), from: None, quota: Quota::default() }
+    }
 }
 
 impl Branches {
@@ -57,17 +66,29 @@ impl Branches {
         let start = match (&checked, wanted.from) {
             (Some(base), _) => {
                 let (id, root) = self.base_id(base, &mut batch)?;
-                Start { base: Some(id), frozen: wanted.frozen, root, from: None, quota: Quota::default() }
+                Start { base: Some(id), frozen: wanted.frozen, root, ..Start::default() }
             }
             (None, Some(source)) => self.start_from(source)?,
             (None, None) => {
                 let root = self.core.new_object().map_err(fail)?;
-                Start { base: None, frozen: false, root, from: None, quota: Quota::default() }
+                Start { root, ..Start::default() }
             }
         };
+        let info = self.make(wanted, &start, batch, mark)?;
+        let warnings = checked.map_or_else(Vec::new, |c| c.warnings);
+        Ok(BranchInfo { warnings, micros: Some(began.elapsed().as_micros() as u64), ..info })
+    }
+
+    /// Makes a branch, with what the batch has already.
+    pub(super) fn make(
+        &self,
+        wanted: &Wanted<'_>,
+        start: &Start,
+        mut batch: Batch,
+        mark: Option<&Mark>,
+    ) -> Result<BranchInfo, Failure> {
         let id = self.core.new_branch().map_err(fail)?;
         let epoch = self.core.new_epoch().map_err(fail)?;
-        let now = self.core.clock.now();
         let record = BranchRecord {
             name: wanted.name.to_owned(),
             head: epoch,
@@ -76,11 +97,12 @@ impl Branches {
             root: start.root,
             from: start.from,
             uid: self.uid,
-            created: now,
+            created: self.core.clock.now(),
             quota: changed(start.quota, &wanted.limits),
         };
         batch.put(keys::branch(id), record.encode());
-        batch.put(keys::epoch(epoch), EpochRecord { parent: start.from.map(|(_, e)| e), branch: id }.encode());
+        let first = EpochRecord { parent: start.from.map(|(_, e)| e), branch: id, base: start.sealed };
+        batch.put(keys::epoch(epoch), first.encode());
         if start.base.is_none() && start.from.is_none() {
             batch.put(keys::changed_object(epoch, start.root), []);
             batch.put(keys::object(start.root, epoch), self.empty_root(start.root).encode());
@@ -88,12 +110,10 @@ impl Branches {
         Mark::put(mark, &mut batch, None);
         self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
         lock(&self.names).insert(wanted.name.to_owned(), id);
-        let info = self.info(id)?;
-        let warnings = checked.map_or_else(Vec::new, |c| c.warnings);
-        Ok(BranchInfo { made: true, warnings, micros: Some(began.elapsed().as_micros() as u64), ..info })
+        Ok(BranchInfo { made: true, ..self.info(id)? })
     }
 
-    fn reuse(
+    pub(super) fn reuse(
         &self,
         id: BranchId,
         wanted: &Wanted<'_>,
@@ -130,13 +150,14 @@ impl Branches {
     }
 
     /// The number of a base and of its root; one that is known is used again.
-    fn base_id(&self, base: &base_check::Checked, batch: &mut Batch) -> Result<(BaseId, ObjectId), Failure> {
+    pub(super) fn base_id(&self, base: &base_check::Checked, batch: &mut Batch) -> Result<(BaseId, ObjectId), Failure> {
         let known =
             self.scan(b'A', |key, value| Some((BaseId(keys::number(key, 0)?), BaseRecord::decode(value).ok()?)))?;
-        if let Some((id, record)) = known.into_iter().find(|(_, record)| base.is(record)) {
+        if let Some((id, record)) = known.into_iter().find(|(_, record)| record.seal.is_none() && base.is(record)) {
             return Ok((id, record.root));
         }
-        let record = BaseRecord { path: base.path.as_os_str().as_bytes().to_vec(), dev: base.dev, root: base.root };
+        let record =
+            BaseRecord { path: base.path.as_os_str().as_bytes().to_vec(), dev: base.dev, root: base.root, seal: None };
         // First, so that every daemon to come takes it along.
         let mut paths = self.core.base_paths();
         paths.push(base.path.clone());
@@ -175,7 +196,7 @@ impl Branches {
         };
         let record = self.record(branch)?;
         let BranchRecord { base, frozen_base: frozen, root, quota, .. } = record;
-        Ok(Start { base, frozen, root, from: Some((branch, epoch)), quota })
+        Ok(Start { base, sealed: None, frozen, root, from: Some((branch, epoch)), quota })
     }
 
     /// What `BRANCH`, `BRANCH@SNAPSHOT` or `SNAPSHOT` means; without an epoch it is a branch's head.

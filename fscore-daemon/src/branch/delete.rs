@@ -190,7 +190,7 @@ impl Branches {
             store.commit(&batch)?;
         }
         self.collect_later(ids.iter().copied());
-        Ok(())
+        self.sweep()
     }
 
     /// The epochs of the views in memory.

@@ -2,7 +2,7 @@
 
 use super::paths::scan;
 use crate::core::error::FsResult;
-use crate::core::ids::{BranchId, EpochId};
+use crate::core::ids::{BaseId, BranchId, EpochId};
 use crate::core::keys;
 use crate::core::record::{BranchRecord, CommitRecord, EpochRecord, SnapshotRecord};
 use crate::store::Store;
@@ -78,6 +78,11 @@ impl Epochs {
 
     pub(super) fn parent(&self, epoch: EpochId) -> Option<EpochId> {
         self.all.get(&epoch)?.parent
+    }
+
+    /// The sealed base that an epoch without a parent names.
+    pub(super) fn base(&self, epoch: EpochId) -> Option<BaseId> {
+        self.all.get(&epoch)?.base
     }
 
     /// The branch that an epoch belongs to.
@@ -157,9 +162,9 @@ impl Epochs {
 
     /// The younger one has all that the older one had.
     pub(super) fn rise(&mut self, (older, younger): (EpochId, EpochId)) {
-        let parent = self.parent(older);
+        let (parent, base) = (self.parent(older), self.base(older));
         if let Some(record) = self.all.get_mut(&younger) {
-            record.parent = parent;
+            (record.parent, record.base) = (parent, base);
         }
         self.reached.remove(&older);
         self.children.remove(&older);

@@ -71,6 +71,8 @@ impl Branches {
                 None => name,
             }
         });
+        let sealed = self.core.chain(record.head).and_then(|chain| self.core.sealed_base(&chain)).map_err(fail)?;
+        let sealed = sealed.and_then(|id| self.core.base_record(id).ok()?.seal);
         Ok(BranchInfo {
             name: record.name,
             id: id.0,
@@ -88,6 +90,7 @@ impl Branches {
             changes: None,
             own_bytes: None,
             quota: self.quota_info(id, record.quota),
+            sealed: sealed.map(|seal| seal.info),
         })
     }
 

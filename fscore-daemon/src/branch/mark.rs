@@ -73,6 +73,7 @@ impl Branches {
             Command::Status
             | Command::Shutdown
             | Command::HandOver { .. }
+            | Command::BranchSeal { .. }
             | Command::BranchQuota { .. }
             | Command::Checkpoint { .. }
             | Command::BranchList { .. }

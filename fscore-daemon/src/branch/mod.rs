@@ -21,6 +21,7 @@
 //! merge       what a branch and its parent changed, taken together
 //! quota       limits of branches
 //! refresh     what a base has meanwhile, taken into a branch of it
+//! seal        branches of copies of a base
 //! links       names of changed hard links that nobody looked up
 //! info        answers and failures
 //! ```
@@ -52,6 +53,7 @@ mod plan;
 mod preimages;
 mod quota;
 mod refresh;
+mod seal;
 mod snapshot;
 
 pub use collect::Step;
@@ -84,6 +86,8 @@ pub struct Branches {
     names: Mutex<HashMap<String, BranchId>>,
     /// Held by whoever makes, freezes, commits or deletes; taken before any lock of the core.
     mutation: Mutex<()>,
+    /// Held by whoever makes a branch of a copy of a base, or removes copies.
+    copies: Mutex<()>,
     /// Shared by commands, which look at several epochs; a collection has it to itself for each of its steps.
     tree: RwLock<()>,
     collecting: collect::Collecting,
@@ -102,6 +106,7 @@ impl Branches {
             uid,
             names: Mutex::default(),
             mutation: Mutex::default(),
+            copies: Mutex::default(),
             tree: RwLock::default(),
             collecting: collect::Collecting::default(),
         };
@@ -129,6 +134,11 @@ impl Branches {
                 let (base, from, frozen, limits) = (base.as_deref(), from.as_deref(), *frozen, *limits);
                 let wanted = create::Wanted { name, base, from, frozen, limits };
                 value(&self.create(&wanted, *reuse, mark)?)
+            }
+            Command::BranchSeal { name, base, copy, frozen, reuse, limits } => {
+                let (base, frozen, limits) = (Some(base.as_path()), *frozen, *limits);
+                let wanted = create::Wanted { name, base, from: None, frozen, limits };
+                value(&self.seal(&wanted, copy.as_deref(), *reuse)?)
             }
             Command::BranchList { weigh } => value(&self.list(*weigh)?),
             Command::BranchShow { name } => value(&self.counted_info(self.find(name)?)?),

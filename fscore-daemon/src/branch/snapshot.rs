@@ -47,7 +47,7 @@ impl Branches {
     ) -> Result<(), Failure> {
         let new = self.core.new_epoch().map_err(fail)?;
         let record = BranchRecord { head: new, ..self.record(branch.id)? };
-        batch.put(keys::epoch(new), EpochRecord { parent, branch: branch.id }.encode());
+        batch.put(keys::epoch(new), EpochRecord { parent, branch: branch.id, base: None }.encode());
         batch.put(keys::branch(branch.id), record.encode());
         let rest: &[EpochId] = if parent.is_some() { &view.chain } else { &[] };
         let chain: Vec<EpochId> = std::iter::once(new).chain(rest.iter().copied()).collect();

@@ -12,6 +12,7 @@
 //! find     object number -> object, by its places
 //! search   what to do when no place is known
 //! read_dir names in a directory
+//! sealed   a copy in the store, which needs none of the above
 //! ```
 
 mod find;
@@ -20,6 +21,7 @@ mod look;
 mod number;
 mod places;
 mod read_dir;
+mod sealed;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,7 @@ use self::find::Found;
 use self::look::Look;
 use self::number::Windows;
 use self::places::{Place, Places};
+use self::sealed::Sealed;
 use self::search::Walk;
 use super::error::{FsError, FsResult, io, sys};
 use super::ids::{BaseId, ObjectId};
@@ -47,7 +50,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 /// Most descriptors of base directories and files kept open, each.
@@ -100,6 +103,7 @@ pub struct Base {
     /// Its record.
     pub record: BaseRecord,
     root: Arc<OwnedFd>,
+    sealed: Option<Sealed>,
     host: Host,
     /// The root's device, see [`Look::device`].
     device: u64,
@@ -141,8 +145,12 @@ fn is_no_clone(error: &std::io::Error) -> bool {
 }
 
 impl Base {
-    /// Opens a base again by its record. The root must still be the directory that it was.
+    /// Opens a base again by its record. The root must still be the directory that it was, unless there is a copy of it.
     pub fn open(grounds: &Grounds, id: BaseId, record: BaseRecord, store: Arc<dyn Store>) -> FsResult<Self> {
+        if let Some(seal) = &record.seal {
+            let sealed = Sealed::open(&grounds.copy(&seal.name)?, record.root)?;
+            return Self::assemble((sealed.directory()?, Some(sealed)), (Host::Plain, 0), (id, record, store));
+        }
         let root = grounds.open(Path::new(OsStr::from_bytes(&record.path)))?;
         Self::beneath(root, id, record, store)
     }
@@ -161,19 +169,27 @@ impl Base {
                 source: std::io::Error::from_raw_os_error(libc::ESTALE),
             });
         }
-        Ok(Self {
-            id,
-            record,
-            root: Arc::new(root),
-            host,
-            device: look.device,
-            windows: Windows::load(id, store.as_ref())?,
-            store,
-            places: Mutex::default(),
-            walk: Mutex::default(),
-            dirs: Mutex::default(),
-            files: Mutex::default(),
-        })
+        Self::assemble((root, None), (host, look.device), (id, record, store))
+    }
+
+    fn assemble(
+        (root, sealed): (OwnedFd, Option<Sealed>),
+        (host, device): (Host, u64),
+        (id, record, store): (BaseId, BaseRecord, Arc<dyn Store>),
+    ) -> FsResult<Self> {
+        let (root, windows) = (Arc::new(root), Windows::load(id, store.as_ref())?);
+        let (places, walk, dirs, files) = Default::default();
+        Ok(Self { id, record, root, sealed, host, device, store, windows, places, walk, dirs, files })
+    }
+
+    /// Whether it is a copy of a directory as it was once.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.is_some()
+    }
+
+    /// Where a copy has the bytes of a regular file.
+    pub fn copy_of(&self, object: ObjectId) -> Option<PathBuf> {
+        self.sealed.as_ref().map(|sealed| sealed.path(object))
     }
 
     /// The root directory.
@@ -216,6 +232,9 @@ impl Base {
 
     /// `None` when nothing has that name. A directory that another file system is mounted on is an empty one.
     pub fn lookup(&self, dir: ObjectId, name: &[u8]) -> FsResult<Option<BaseStat>> {
+        if let Some(sealed) = &self.sealed {
+            return sealed.lookup(dir, name);
+        }
         let parent = match self.directory(dir) {
             Ok(parent) => parent,
             Err(FsError::NotFound | FsError::Stale) => return Ok(None),
@@ -265,6 +284,9 @@ impl Base {
 
     /// Notes where objects were seen. Writes nothing but further names of what a branch changed.
     pub fn remember<'a>(&self, dir: ObjectId, seen: impl IntoIterator<Item = (&'a [u8], ObjectId)>) -> FsResult<()> {
+        if self.is_sealed() {
+            return Ok(());
+        }
         for (name, object) in seen {
             if self.claim(object).is_none() {
                 lock(&self.places).seen(object, Timestamp::default(), dir, name);
@@ -278,6 +300,9 @@ impl Base {
 
     /// Attributes of an object, by where it was seen.
     pub fn stat(&self, object: ObjectId) -> FsResult<BaseStat> {
+        if let Some(sealed) = &self.sealed {
+            return sealed.stat(object);
+        }
         match self.find(object)? {
             Found::Here(_, look) => Ok(represent(object, &look)),
             Found::Covered(place) => self.covered(object, self.directory(place.parent)?.as_ref()),
@@ -312,6 +337,9 @@ impl Base {
         if let Some(fd) = lock(&self.files).get(&object) {
             return Ok(Arc::clone(fd));
         }
+        if let Some(sealed) = &self.sealed {
+            return sealed.file(object).inspect(|fd| keep(&self.files, object, Arc::clone(fd)));
+        }
         let (fd, look) = self.opened(object)?;
         if look.kind != FileKind::Regular {
             return Err(FsError::Invalid);
@@ -337,11 +365,17 @@ impl Base {
 
     /// Attributes through a descriptor of [`Self::file`]: size, times and data of one moment.
     pub fn stat_fd(&self, object: ObjectId, fd: &OwnedFd) -> FsResult<BaseStat> {
+        if let Some(sealed) = &self.sealed {
+            return sealed.stat(object);
+        }
         Ok(represent(object, &self.look(fd)?))
     }
 
     /// Target of a symbolic link.
     pub fn read_link(&self, object: ObjectId) -> FsResult<Vec<u8>> {
+        if let Some(sealed) = &self.sealed {
+            return sealed.read_link(object);
+        }
         let (fd, _) = self.opened(object)?;
         let target = nix::fcntl::readlinkat(&fd, "").map_err(sys("read link in base"))?;
         Ok(target.as_bytes().to_vec())
@@ -349,6 +383,9 @@ impl Base {
 
     /// All extended attributes of an object that the base's file system lets us read.
     pub fn xattrs(&self, object: ObjectId) -> FsResult<Vec<(Vec<u8>, Vec<u8>)>> {
+        if let Some(sealed) = &self.sealed {
+            return sealed.xattrs(object);
+        }
         match self.find(object)? {
             Found::Here(fd, _) => {
                 shm_transport::mem::sys::xattrs_of_path_fd(fd.as_fd()).map_err(io("read attributes in base"))
@@ -359,6 +396,9 @@ impl Base {
 
     /// One extended attribute of a directory.
     pub fn xattr_of_directory(&self, dir: ObjectId, name: &[u8]) -> FsResult<Option<Vec<u8>>> {
+        if let Some(sealed) = &self.sealed {
+            return Ok(sealed.xattr(dir, name));
+        }
         let fd = match self.directory(dir) {
             Err(FsError::Stale | FsError::NotFound | FsError::NotDirectory) => return Ok(None),
             fd => fd?,
@@ -368,12 +408,18 @@ impl Base {
 
     /// Where the base has a directory: parent and name.
     pub fn place_of(&self, dir: ObjectId) -> FsResult<(ObjectId, Vec<u8>)> {
+        if let Some(sealed) = &self.sealed {
+            return sealed.places(dir).into_iter().next().ok_or(FsError::Stale);
+        }
         self.find(dir)?;
         self.place(dir).map(|p| (p.parent, p.name.into())).ok_or(FsError::Stale)
     }
 
     /// Places where the object was seen, or is expected: parent and name.
     pub fn locators(&self, object: ObjectId) -> Vec<(ObjectId, Vec<u8>)> {
+        if let Some(sealed) = &self.sealed {
+            return sealed.places(object);
+        }
         let (mut places, _) = lock(&self.places).of(object);
         for (place, _) in self.recorded(object) {
             if !places.contains(&place) {

@@ -6,6 +6,7 @@ mod acl;
 mod ancestry;
 mod attr;
 pub mod base;
+mod bases;
 pub mod change;
 pub mod clock;
 pub mod codec;

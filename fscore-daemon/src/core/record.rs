@@ -1,5 +1,9 @@
 //! Values of the store: the nouns of the version tree. Each has `encode` and `decode`.
 
+mod base;
+
+pub use base::{BaseRecord, SealRecord};
+
 use super::codec::{Malformed, Reader, Writer};
 use super::ids::{BaseId, BranchId, ContentId, EpochId, ObjectId};
 use shm_transport::wire::{FileKind, RequestId, Timestamp};
@@ -10,6 +14,8 @@ const V: u8 = 1;
 const V_QUOTA: u8 = 2;
 /// Of a snapshot that is automatic.
 const V_AUTOMATIC: u8 = 2;
+/// Of an epoch that has a base of its own.
+const V_FOUNDED: u8 = 2;
 
 /// What a branch may hold of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,17 +24,6 @@ pub struct Quota {
     pub bytes: Option<u64>,
     /// Objects that it made.
     pub inodes: Option<u64>,
-}
-
-/// A base directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BaseRecord {
-    /// Absolute, canonical host path.
-    pub path: Vec<u8>,
-    /// `st_dev` of its root when it was first used.
-    pub dev: u64,
-    /// Host inode number of its root.
-    pub root: ObjectId,
 }
 
 /// A branch.
@@ -61,6 +56,8 @@ pub struct EpochRecord {
     pub parent: Option<EpochId>,
     /// The branch it belongs to.
     pub branch: BranchId,
+    /// Of the first of a tree: the sealed base that it inherits, in place of the branch's.
+    pub base: Option<BaseId>,
 }
 
 /// A named frozen epoch.
@@ -249,21 +246,6 @@ fn flag(r: &mut Reader<'_>) -> Result<bool, Malformed> {
     }
 }
 
-impl BaseRecord {
-    /// To bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::new(V);
-        w.bytes(&self.path).u64(self.dev).u64(self.root.0);
-        w.finish()
-    }
-    /// From bytes.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut r = Reader::new(bytes, V)?;
-        let it = Self { path: r.bytes()?.to_vec(), dev: r.u64()?, root: ObjectId(r.u64()?) };
-        r.end().map(|()| it)
-    }
-}
-
 impl BranchRecord {
     /// To bytes.
     pub fn encode(&self) -> Vec<u8> {
@@ -301,16 +283,23 @@ impl BranchRecord {
 impl EpochRecord {
     /// To bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::new(V);
+        let mut w = Writer::new(if self.base.is_some() { V_FOUNDED } else { V });
         w.u8(u8::from(self.parent.is_some())).u64(self.parent.map_or(0, |p| p.0)).u64(self.branch.0);
+        if let Some(base) = self.base {
+            w.u64(base.0);
+        }
         w.finish()
     }
     /// From bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut r = Reader::new(bytes, V)?;
-        let (has, parent) = (flag(&mut r)?, EpochId(r.u64()?));
-        let it = Self { parent: has.then_some(parent), branch: BranchId(r.u64()?) };
-        r.end().map(|()| it)
+        let (mut r, version) = Reader::up_to(bytes, V_FOUNDED)?;
+        let (has, parent, branch) = (flag(&mut r)?, EpochId(r.u64()?), BranchId(r.u64()?));
+        let base = if version >= V_FOUNDED { Some(BaseId(r.u64()?)) } else { None };
+        r.end()?;
+        if has && base.is_some() {
+            return Err(Malformed);
+        }
+        Ok(Self { parent: has.then_some(parent), branch, base })
     }
 }
 

@@ -12,15 +12,12 @@ use super::ids::{BaseId, BranchId, ContentId, EpochId, ObjectId};
 use super::keys;
 use super::merged::Merged;
 use super::quota::Ledger;
-use super::record::{BaseRecord, BranchRecord, EpochRecord};
+use super::record::{BranchRecord, EpochRecord};
 use super::view::View;
 use crate::content::{Content, Contents};
 use crate::store::{Batch, Store};
 use shm_transport::wire::SessionId;
 use std::collections::HashMap;
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
@@ -161,8 +158,8 @@ pub struct Core {
     doom: Arc<Doom>,
     revival: Mutex<()>,
     branches: Mutex<HashMap<BranchId, Arc<Branch>>>,
-    grounds: Grounds,
-    bases: Mutex<HashMap<BaseId, Arc<Base>>>,
+    pub(super) grounds: Grounds,
+    pub(super) bases: Mutex<HashMap<BaseId, Arc<Base>>>,
     merged: Arc<Merged>,
     objects: Counter,
     epochs: Counter,
@@ -330,38 +327,6 @@ impl Core {
         BranchRecord::decode(&bytes).map_err(|_| FsError::Damaged("branch"))
     }
 
-    /// Whether a base in this directory could be opened.
-    pub fn reaches(&self, base: &Path) -> FsResult<()> {
-        self.grounds.open(base).map(drop)
-    }
-
-    /// The directories of all bases.
-    pub fn base_paths(&self) -> Vec<PathBuf> {
-        let prefix = keys::prefix(b'A', &[]);
-        let mut paths = Vec::new();
-        self.store.scan(&prefix, &mut |key, value| {
-            let inside = key.starts_with(&prefix);
-            if inside && let Ok(record) = BaseRecord::decode(value) {
-                paths.push(PathBuf::from(OsString::from_vec(record.path)));
-            }
-            inside
-        });
-        paths
-    }
-
-    /// The base, opened at first use.
-    pub fn base(&self, id: BaseId) -> FsResult<Arc<Base>> {
-        let mut bases = lock(&self.bases);
-        if let Some(base) = bases.get(&id) {
-            return Ok(Arc::clone(base));
-        }
-        let bytes = self.store.get(&keys::base(id)).ok_or(FsError::NotFound)?;
-        let record = BaseRecord::decode(&bytes).map_err(|_| FsError::Damaged("base"))?;
-        let base = Arc::new(Base::open(&self.grounds, id, record, Arc::clone(&self.store))?);
-        bases.insert(id, Arc::clone(&base));
-        Ok(base)
-    }
-
     /// Epochs from `head` to the root of its tree.
     pub fn chain(&self, head: EpochId) -> FsResult<Arc<[EpochId]>> {
         let mut chain = vec![head];
@@ -384,11 +349,13 @@ impl Core {
     /// What `branch` saw when its head was `epoch` (its present head, or a snapshot's).
     pub fn view_at(&self, branch: BranchId, epoch: EpochId) -> FsResult<View> {
         let record = self.branch_record(branch)?;
+        let chain = self.chain(epoch)?;
+        let sealed = self.sealed_base(&chain)?;
         Ok(View {
             branch,
-            chain: self.chain(epoch)?,
-            base: record.base.map(|b| self.base(b)).transpose()?,
-            frozen_base: record.frozen_base,
+            chain,
+            base: sealed.or(record.base).map(|b| self.base(b)).transpose()?,
+            frozen_base: record.frozen_base || sealed.is_some(),
             root: record.root,
             store: Arc::clone(&self.store),
             merged: Arc::clone(&self.merged),

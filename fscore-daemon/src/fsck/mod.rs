@@ -6,6 +6,7 @@
 //! versions  the version tree, counters, what belongs to branches and mounts
 //! names     names, links, directories, the index of changes
 //! contents  content files
+//! copies    copies of bases
 //! path      where an object is, for people
 //! finding   what is told
 //! ```
@@ -15,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod contents;
+mod copies;
 mod finding;
 mod names;
 mod offline;
@@ -55,6 +57,9 @@ pub fn check(store: &dyn Store, contents: &Path) -> io::Result<Found> {
     let reached = versions::check(&tables, &mut findings);
     names::check(&tables, &reached, &mut findings);
     versions::check_belongings(&tables, &mut findings);
+    if let Some(store) = contents.parent() {
+        copies::check(&tables, store, &mut findings);
+    }
     let contents = contents::check(&tables, contents, &mut findings)?;
     withhold(&mut findings);
     Ok(Found { records: tables.records, contents, findings })
@@ -66,7 +71,7 @@ fn withhold(findings: &mut [Finding]) {
         // A content file names nothing.
         finding.told.severity == FsckSeverity::Error
             && finding.repair.is_empty()
-            && !matches!(finding.told.kind.as_str(), "content-missing" | "content-odd")
+            && !matches!(finding.told.kind.as_str(), "content-missing" | "content-odd" | "copy-broken")
     };
     if !findings.iter().any(hides) {
         return;

@@ -194,6 +194,7 @@ fn obey(daemon: &Daemon, command: Command, fds: Vec<OwnedFd>, peer: Peer, stream
         }
         Command::Mounts => Outcome::Answer(session::list(daemon).and_then(|mounts| value(&mounts))),
         command @ (Command::BranchCreate { .. }
+        | Command::BranchSeal { .. }
         | Command::BranchQuota { .. }
         | Command::BranchList { .. }
         | Command::BranchShow { .. }
@@ -255,6 +256,7 @@ pub(super) fn tell_mounts(daemon: &Daemon, command: &Command, value: &mut Value)
     if matches!(
         command,
         Command::BranchCreate { .. }
+            | Command::BranchSeal { .. }
             | Command::BranchQuota { .. }
             | Command::BranchList { .. }
             | Command::BranchShow { .. }

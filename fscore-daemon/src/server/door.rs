@@ -201,6 +201,7 @@ fn changes(command: &Command) -> bool {
         Command::Status
         | Command::Shutdown
         | Command::HandOver { .. }
+        | Command::BranchSeal { .. }
         | Command::BranchQuota { .. }
         | Command::Checkpoint { .. }
         | Command::BranchList { .. }
@@ -263,6 +264,7 @@ fn carry_out(daemon: &Daemon, session: &Session, ctx: &Context, mut command: Com
         | Command::Diff { .. } => control::of_branches(daemon, &command, None, None),
         Command::Shutdown
         | Command::HandOver { .. }
+        | Command::BranchSeal { .. }
         | Command::BranchQuota { .. }
         | Command::Checkpoint { .. }
         | Command::BranchCreate { .. }
@@ -300,6 +302,7 @@ fn mean_this_branch(daemon: &Daemon, session: &Session, command: &mut Command) -
         | Command::Shutdown
         | Command::HandOver { .. }
         | Command::BranchCreate { from: None, .. }
+        | Command::BranchSeal { .. }
         | Command::BranchQuota { .. }
         | Command::Checkpoint { .. }
         | Command::BranchList { .. }

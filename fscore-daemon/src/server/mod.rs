@@ -285,7 +285,7 @@ impl Server {
         let contents = Contents::open(&dir.join("contents"), open_files_max())
             .map_err(system(format!("cannot open the contents in {}", dir.display())))?;
         let dynamic: Arc<dyn Store> = Arc::<LogStore>::clone(store);
-        let core = Core::open_on(grounds, dynamic, Arc::new(contents), Arc::new(HostClock))
+        let core = Core::open_on(grounds.with_copies(&dir), dynamic, Arc::new(contents), Arc::new(HostClock))
             .map_err(|source| ServeError::Core { store: dir.clone(), source })?;
         let known = update_bases(&core, &dir, &bases);
         if !known && sandbox.state != SandboxState::Off {

@@ -188,6 +188,11 @@ impl Client {
         self.ask(command)
     }
 
+    /// [`Command::BranchSeal`].
+    pub fn branch_seal(&mut self, command: Command) -> Result<Option<BranchInfo>, ClientError> {
+        self.ask(command)
+    }
+
     /// [`Command::BranchQuota`].
     pub fn branch_quota(&mut self, name: &str, limits: Limits) -> Result<BranchInfo, ClientError> {
         self.ask(Command::BranchQuota { name: name.into(), limits })

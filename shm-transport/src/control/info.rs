@@ -1,6 +1,6 @@
 //! What is told of branches and snapshots.
 
-use super::QuotaInfo;
+use super::{QuotaInfo, SealInfo};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -49,6 +49,9 @@ pub struct BranchInfo {
     /// Its limits, if it has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<QuotaInfo>,
+    /// The copy of its base, if it shows one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<SealInfo>,
 }
 
 /// A snapshot.

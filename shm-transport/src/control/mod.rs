@@ -20,6 +20,7 @@ mod merge;
 pub mod paths;
 mod plan;
 mod quota;
+pub mod seal;
 pub mod service;
 mod status;
 pub mod versions;
@@ -33,6 +34,7 @@ pub use info::{BranchInfo, SnapshotInfo};
 pub use merge::{Merged, Preference, Side, Undone};
 pub use plan::{PlanBody, PlanMeta, PlanObject, PlanStep, PlanWas};
 pub use quota::{Limit, Limits, QuotaInfo};
+pub use seal::SealInfo;
 pub use status::{Sandbox, SandboxState, Status};
 
 use crate::wire::SessionId;
@@ -86,6 +88,26 @@ pub enum Command {
         #[serde(default)]
         reuse: bool,
         /// Its limits, where it does not exist yet.
+        #[serde(default, skip_serializing_if = "Limits::is_empty")]
+        limits: Limits,
+    },
+    /// Make a branch of a base that was copied into the store ([`seal`]). Without the copy: whether that can be done. Data:
+    /// [`BranchInfo`]; none where there is no such branch yet, and no copy.
+    BranchSeal {
+        /// Its name.
+        name: String,
+        /// The original, absolute.
+        base: PathBuf,
+        /// The name of the copy.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        copy: Option<String>,
+        /// As of [`Command::BranchCreate`], for when the branch follows the base.
+        #[serde(default)]
+        frozen: bool,
+        /// As of [`Command::BranchCreate`].
+        #[serde(default)]
+        reuse: bool,
+        /// As of [`Command::BranchCreate`].
         #[serde(default, skip_serializing_if = "Limits::is_empty")]
         limits: Limits,
     },

@@ -21,6 +21,7 @@ fn info(name: &str, from: Option<&str>) -> BranchInfo {
         changes: Some(3),
         own_bytes: Some(4096),
         quota: None,
+        sealed: None,
     }
 }
 

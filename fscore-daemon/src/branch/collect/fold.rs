@@ -196,7 +196,11 @@ impl Fold {
                 batch.put(super::super::delete::reclaiming_mark(self.branch), []);
             }
             Way::Lift | Way::Rise => {
-                let record = EpochRecord { parent: epochs.parent(self.older), branch: self.branch };
+                let record = EpochRecord {
+                    parent: epochs.parent(self.older),
+                    branch: self.branch,
+                    base: epochs.base(self.older),
+                };
                 batch.put(keys::epoch(self.younger), record.encode());
                 if self.way == Way::Lift {
                     batch.delete(keys::epoch(self.older));

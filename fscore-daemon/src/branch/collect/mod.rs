@@ -115,6 +115,7 @@ impl Branches {
                 }
             }
         }
+        self.sweep().map_err(fail)?;
         // The space is free when the answer comes.
         self.core.sync().map_err(fail)?;
         Ok(std::mem::take(&mut collector.told))
@@ -179,6 +180,7 @@ impl Branches {
                 Err(e) => break Err(fail(e)),
             }
         };
+        let ended = ended.and_then(|()| self.sweep().map_err(fail));
         self.collecting.running.store(false, Ordering::Relaxed);
         ended
     }

@@ -73,6 +73,8 @@ impl Branches {
         let ours = pair.branch.view().clone();
         let chain = self.core.chain(fork).map_err(|e| fail_branch(name, e))?;
         let fork = View { chain, ..ours.clone() };
+        let together = format!("branch {name} and its parent {} have nothing in common", pair.parent_record.name);
+        self.same_base(&together, &ours, &[&fork, &pair.parent.view()])?;
         let theirs = self.settled_view(&pair.parent, request)?;
         let mut merged = Merged {
             branch: name.to_owned(),
@@ -135,10 +137,10 @@ impl Branches {
         } else {
             merge.records(&self.core, &view).map_err(|e| fail_branch(name, e))?
         };
-        batch.put(keys::epoch(result), EpochRecord { parent: continued, branch: owner }.encode());
+        batch.put(keys::epoch(result), EpochRecord { parent: continued, branch: owner, base: None }.encode());
         let mut head = |of: BranchId, record: &BranchRecord, from: Option<(BranchId, EpochId)>| {
             let head = self.core.new_epoch().map_err(fail)?;
-            batch.put(keys::epoch(head), EpochRecord { parent: Some(result), branch: of }.encode());
+            batch.put(keys::epoch(head), EpochRecord { parent: Some(result), branch: of, base: None }.encode());
             batch.put(keys::branch(of), BranchRecord { head, from, ..record.clone() }.encode());
             Ok::<_, Failure>(head)
         };

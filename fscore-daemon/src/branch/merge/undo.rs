@@ -59,6 +59,8 @@ impl Branches {
         let now = view.clone();
         let chain = goal.epoch.map_or(Ok([].into()), |epoch| self.core.chain(epoch)).map_err(failed)?;
         let then = View { chain, ..now.clone() };
+        self.same_base(&format!("branch {name} cannot go back to {}", goal.name), &now, &[&then])?;
+        let base = if then.chain.is_empty() { self.core.sealed_base(&now.chain).map_err(failed)? } else { None };
         let mut undone = Undone {
             branch: name.to_owned(),
             to: goal.name,
@@ -96,7 +98,7 @@ impl Branches {
             let chain = [result].iter().chain(now.chain.iter()).copied().collect();
             let on = View { chain, ..now.clone() };
             batch = merge.records(&self.core, &on).map_err(failed)?;
-            batch.put(keys::epoch(result), EpochRecord { parent: Some(now.head()), branch: id }.encode());
+            batch.put(keys::epoch(result), EpochRecord { parent: Some(now.head()), branch: id, base: None }.encode());
             Some(result)
         };
         let head = self.core.new_epoch().map_err(fail)?;
@@ -104,7 +106,10 @@ impl Branches {
             keys::snapshot(id, &snapshot),
             SnapshotRecord { epoch: now.head(), created, automatic: false }.encode(),
         );
-        batch.put(keys::epoch(head), EpochRecord { parent: continued, branch: id }.encode());
+        batch.put(
+            keys::epoch(head),
+            EpochRecord { parent: continued, branch: id, base: base.filter(|_| continued.is_none()) }.encode(),
+        );
         let from = if paths.is_empty() { self.fork_in(&record, &then).map_err(failed)? } else { record.from };
         batch.put(keys::branch(id), BranchRecord { head, from, ..record }.encode());
         // Younger than the snapshot that it may go on from; what it refers to must be there after a power loss.

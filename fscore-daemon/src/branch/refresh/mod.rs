@@ -75,6 +75,14 @@ impl Branches {
                 .hint("there is nothing that it could follow")
                 .done());
         };
+        if base.is_sealed() {
+            return Err(refuse(
+                ErrorCode::Usage,
+                format!("branch {name} shows its base as it was, and does not follow it"),
+            )
+            .hint("commit it, or make a new branch of the base as it is now")
+            .done());
+        }
         let failed = |e| fail_branch(name, e);
         let outcome = outcome(&now, &self.core.contents, preferences).map_err(failed)?;
         let conflicts = cut(outcome.conflicts);
@@ -103,7 +111,7 @@ impl Branches {
                 keys::snapshot(id, &snapshot),
                 SnapshotRecord { epoch: now.head(), created, automatic: false }.encode(),
             );
-            batch.put(keys::epoch(head), EpochRecord { parent: Some(result), branch: id }.encode());
+            batch.put(keys::epoch(head), EpochRecord { parent: Some(result), branch: id, base: None }.encode());
             batch.put(keys::branch(id), BranchRecord { head, ..self.record(id)? }.encode());
             merged.snapshot = Some(snapshot);
             Some(head)

@@ -71,7 +71,7 @@ impl State {
         for (object, set) in &self.xattrs {
             change.xattrs(*object, set);
         }
-        batch.put(keys::epoch(epoch), EpochRecord { parent: None, branch: view.branch }.encode());
+        batch.put(keys::epoch(epoch), EpochRecord { parent: None, branch: view.branch, base: None }.encode());
         batch.changes.extend(change.batch.changes);
         self.known.put(epoch, batch);
     }

@@ -47,7 +47,7 @@ fn born_of(value: &[u8]) -> Timestamp {
     decode().unwrap_or_default()
 }
 
-fn born_value(born: Timestamp) -> Vec<u8> {
+pub(super) fn born_value(born: Timestamp) -> Vec<u8> {
     if born == Timestamp::default() {
         return Vec::new();
     }
@@ -254,6 +254,9 @@ impl Base {
     /// changes: it is found again whenever the daemon is started, and its number is never taken for
     /// another object's.
     pub fn pin(&self, object: ObjectId, batch: &mut Batch) {
+        if let Some(sealed) = &self.sealed {
+            return sealed.pin(self, object, batch);
+        }
         let mut left = vec![object];
         let mut done = std::collections::HashSet::new();
         while let Some(at) = left.pop() {

@@ -10,6 +10,7 @@
 use super::open_root_in_place;
 use crate::core::error::{FsError, FsResult, io};
 use nix::sys::stat::fstat;
+use shm_transport::control::seal;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -28,18 +29,34 @@ struct Ground {
 
 /// Where this process may open bases.
 #[derive(Debug, Default)]
-pub struct Grounds(Option<Vec<Ground>>);
+pub struct Grounds {
+    /// None: wherever the host lets it.
+    taken: Option<Vec<Ground>>,
+    /// The directory of copies.
+    copies: Option<PathBuf>,
+}
 
 impl Grounds {
     /// Wherever the host lets it.
     pub fn anywhere() -> Self {
-        Self(None)
+        Self::default()
+    }
+
+    /// With the copies that a store has.
+    #[must_use]
+    pub fn with_copies(self, store: &Path) -> Self {
+        Self { copies: Some(seal::home(store)), ..self }
+    }
+
+    /// The directory of a copy.
+    pub(super) fn copy(&self, name: &str) -> FsResult<PathBuf> {
+        self.copies.as_ref().map(|home| home.join(name)).ok_or(FsError::NotFound)
     }
 
     /// Beneath `prefixes`, and at the `bases` that do not lie on the mount of one of them. All paths are canonical; what
     /// does not exist, or is no directory, is left out.
     pub fn take(prefixes: &[PathBuf], bases: &[PathBuf]) -> Self {
-        let mut taken = Self(Some(Vec::new()));
+        let mut taken = Self { taken: Some(Vec::new()), copies: None };
         for path in prefixes {
             taken.add(path);
         }
@@ -59,7 +76,7 @@ impl Grounds {
         };
         match found {
             Ok((dir, cloned)) if fstat(&dir).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR) => {
-                self.0.get_or_insert_default().push(Ground { path: path.to_owned(), dir, cloned });
+                self.taken.get_or_insert_default().push(Ground { path: path.to_owned(), dir, cloned });
             }
             Ok(_) => {}
             Err(error) => tracing::debug!(path = %path.display(), %error, "no bases can be opened there"),
@@ -68,18 +85,18 @@ impl Grounds {
 
     /// The directories that were taken; none for [`Self::anywhere`].
     pub fn dirs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.0.iter().flatten().map(|ground| ground.dir.as_fd())
+        self.taken.iter().flatten().map(|ground| ground.dir.as_fd())
     }
 
     /// Those that are used as they are, because their mounts could not be cloned.
     pub fn in_place(&self) -> impl Iterator<Item = &Path> {
-        self.0.iter().flatten().filter(|ground| !ground.cloned).map(|ground| ground.path.as_path())
+        self.taken.iter().flatten().filter(|ground| !ground.cloned).map(|ground| ground.path.as_path())
     }
 
     /// Opens a base's directory (`O_PATH`); `OutOfReach` when it exists and lies beneath no ground, or is one of
     /// a mount that was made after the grounds were taken.
     pub fn open(&self, path: &Path) -> FsResult<OwnedFd> {
-        let Some(grounds) = &self.0 else { return super::open_root(path) };
+        let Some(grounds) = &self.taken else { return super::open_root(path) };
         let wanted = open_root_in_place(path)?;
         for ground in grounds {
             let Ok(below) = path.strip_prefix(&ground.path) else { continue };

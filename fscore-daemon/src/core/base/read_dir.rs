@@ -29,6 +29,9 @@ impl Base {
 
     /// Visits every name in a directory, until `visit` answers `false`.
     pub fn each(&self, dir: ObjectId, visit: &mut dyn FnMut(&[u8], ObjectId, FileKind) -> bool) -> FsResult<()> {
+        if let Some(sealed) = &self.sealed {
+            return sealed.each(dir, visit);
+        }
         let fd = match self.directory(dir) {
             Ok(fd) => fd,
             Err(FsError::NotFound | FsError::Stale) => return Ok(()),

@@ -190,7 +190,7 @@ fn a_version_tree_that_does_not_hold() {
     let (head, branch) = (rig.branch.view().head(), rig.branch.id);
     let whole = records(&rig);
     let object = ObjectId(ObjectId::FIRST_NEW);
-    let parent = |parent| EpochRecord { parent: Some(parent), branch }.encode();
+    let parent = |parent| EpochRecord { parent: Some(parent), branch, base: None }.encode();
     let stranger = BranchId(99);
     let reply =
         ReplyRecord { id: RequestId(2), reply: shm_transport::wire::encode_reply(&Reply::Ok).unwrap().to_vec() };
@@ -204,7 +204,10 @@ fn a_version_tree_that_does_not_hold() {
         (
             "branch-broken",
             Box::new(|b| {
-                b.put(keys::epoch(head), EpochRecord { parent: Some(EpochId(1)), branch: stranger }.encode());
+                b.put(
+                    keys::epoch(head),
+                    EpochRecord { parent: Some(EpochId(1)), branch: stranger, base: None }.encode(),
+                );
             }),
         ),
         ("base-missing", Box::new(|b| b.delete(keys::base(super::super::ids::BaseId(1))))),

@@ -68,7 +68,7 @@ impl Flat {
             let mut batch = Batch::default();
             let epoch = self.rig.core.new_epoch().unwrap();
             let branch = self.rig.core.new_branch().unwrap();
-            batch.put(keys::epoch(epoch), EpochRecord { parent, branch }.encode());
+            batch.put(keys::epoch(epoch), EpochRecord { parent, branch, base: None }.encode());
             self.touch(epoch, &mut batch);
             self.store.commit(&batch).unwrap();
         }

@@ -268,7 +268,10 @@ impl History {
         let done = core.new_epoch().and_then(|epoch| {
             let mut record = core.branch_record(branch.id)?;
             let mut batch = Batch::default();
-            batch.put(keys::epoch(epoch), EpochRecord { parent: Some(record.head), branch: branch.id }.encode());
+            batch.put(
+                keys::epoch(epoch),
+                EpochRecord { parent: Some(record.head), branch: branch.id, base: None }.encode(),
+            );
             record.head = epoch;
             batch.put(keys::branch(branch.id), record.encode());
             core.store.commit(&batch)?;

@@ -85,8 +85,8 @@ impl Rig {
             (core.new_base().unwrap(), core.new_branch().unwrap(), core.new_epoch().unwrap());
         let path = std::os::unix::ffi::OsStrExt::as_bytes(base.as_os_str()).to_vec();
         let mut batch = Batch::default();
-        batch.put(keys::base(base_id), BaseRecord { path, dev: 0, root: ObjectId(root) }.encode());
-        batch.put(keys::epoch(epoch), EpochRecord { parent: None, branch }.encode());
+        batch.put(keys::base(base_id), BaseRecord { path, dev: 0, root: ObjectId(root), seal: None }.encode());
+        batch.put(keys::epoch(epoch), EpochRecord { parent: None, branch, base: None }.encode());
         let record = BranchRecord {
             name: "b".into(),
             head: epoch,
@@ -133,7 +133,10 @@ impl Rig {
         let epoch = self.core.new_epoch().unwrap();
         let mut record = self.core.branch_record(self.branch.id).unwrap();
         let mut batch = Batch::default();
-        batch.put(keys::epoch(epoch), EpochRecord { parent: Some(record.head), branch: self.branch.id }.encode());
+        batch.put(
+            keys::epoch(epoch),
+            EpochRecord { parent: Some(record.head), branch: self.branch.id, base: None }.encode(),
+        );
         record.head = epoch;
         batch.put(keys::branch(self.branch.id), record.encode());
         self.core.store.commit(&batch).unwrap();

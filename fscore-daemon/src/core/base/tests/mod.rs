@@ -52,7 +52,7 @@ pub(super) struct Ground {
 
 fn record(path: &Path) -> BaseRecord {
     let meta = std::fs::metadata(path).unwrap();
-    BaseRecord { path: path.as_os_str().as_bytes().to_vec(), dev: meta.dev(), root: ObjectId(meta.ino()) }
+    BaseRecord { path: path.as_os_str().as_bytes().to_vec(), dev: meta.dev(), root: ObjectId(meta.ino()), seal: None }
 }
 
 impl Ground {
