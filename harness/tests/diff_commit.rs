@@ -186,6 +186,60 @@ fn a_commit_makes_the_base_equal_to_the_branch() {
 }
 
 #[test]
+fn other_branches_go_on_to_see_what_they_saw() {
+    let Some(world) = World::start("other_branches_go_on_to_see_what_they_saw") else { return };
+    let base = project(&world);
+    let (mnt, other) = (world.mount("b", Some(&base)), world.mount("other", Some(&base)));
+    let frozen = world.mount_with("frozen", Some(&base), &["--frozen"]);
+    world.snapshot("b", "before");
+    change_everything(&mnt);
+    std::fs::write(other.join("own"), "of the other").unwrap();
+    world.umount(&mnt);
+    let columns = Columns { ino: true, dir_mtime: true, ..Columns::COPY };
+    let seen = |at: &Path| Tree::of(at, columns);
+    let (others, theirs) = (seen(&other), seen(&frozen));
+    let open = std::fs::File::open(other.join("olddir/sub/y")).unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let rounds = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut rounds = 0;
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                others.assert_same(&seen(&other), "another branch while a commit is applied");
+                rounds += 1;
+            }
+            rounds
+        });
+        world.cli(&["commit", "b"]);
+        std::thread::sleep(Duration::from_millis(1500));
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        reader.join().unwrap()
+    });
+    assert!(rounds > 1);
+    theirs.assert_same(&seen(&frozen), "a branch of the frozen base");
+    let mut bytes = [0; 16];
+    open.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes[..], sys::pattern(6, 2006)[..16], "an open file");
+    drop(open);
+    world.kill_daemon();
+    others.assert_same(&seen(&other), "after a restart");
+    world.branch_from("of-before", "b@before");
+    let before = world.mount("of-before", None);
+    theirs.assert_same(&seen(&before), "a snapshot of the branch, from before its changes");
+    // It has not changed what it does not see, and commits what is its own.
+    assert_eq!(world.diff("other").by_path().into_keys().collect::<Vec<_>>(), ["own"]);
+    world.umount(&other);
+    let committed = Tree::of(&base, Columns::COPY);
+    world.cli(&["commit", "other"]);
+    assert_eq!(std::fs::read_to_string(base.join("own")).unwrap(), "of the other");
+    committed.assert_same(&Tree::without(&base, Columns::COPY, &["own"]), "what was committed before stays");
+    // A refresh takes it over.
+    world.umount(&frozen);
+    world.cli(&["refresh", "frozen"]);
+    let frozen = world.mount("frozen", None);
+    Tree::of(&base, Columns::COPY).assert_same(&Tree::of(&frozen, Columns::COPY), "after a refresh");
+}
+
+#[test]
 fn conflicts_are_listed_and_nothing_is_applied() {
     let Some(world) = World::start("conflicts_are_listed") else { return };
     let base = project(&world);
@@ -433,6 +487,8 @@ fn an_inode_number_that_the_host_used_again_is_no_conflict() {
     assert!(!taker.exists());
 
     std::fs::write(&taker, "once more").unwrap();
+    // It had not seen that go.
+    world.cli(&["refresh", "removes-all"]);
     let mnt = world.mount("removes-all", None);
     std::fs::remove_dir_all(mnt.join("d")).unwrap();
     world.cli(&["umount", mnt.to_str().unwrap()]);

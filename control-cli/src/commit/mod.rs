@@ -37,7 +37,7 @@ use root_time::RootTime;
 use rustix::ffi::CString;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
-use shm_transport::control::CommitPlan;
+use shm_transport::control::{CommitPlan, STAGING_PREFIX};
 use shm_transport::mem::sys;
 pub(crate) use stage::copy_data;
 use std::os::fd::{AsFd, OwnedFd};
@@ -46,9 +46,6 @@ use std::path::Path;
 use store::Contents;
 use tree::Tree;
 use work::Work;
-
-/// How the name of a staging directory begins.
-const STAGING_PREFIX: &str = ".agentfs-commit-";
 
 /// How the system says that there is no such directory: nothing, a symbolic link, another kind, or not for us.
 const STAGING_NONE: [Errno; 5] = [Errno::NOENT, Errno::LOOP, Errno::NOTDIR, Errno::ACCESS, Errno::XDEV];

@@ -118,7 +118,7 @@ impl Step {
             if path.is_root() {
                 return Err(CliError::new(Kind::Store, "the commit plan replaces the base itself"));
             }
-            if path.first().starts_with(super::STAGING_PREFIX.as_bytes()) {
+            if path.first().starts_with(shm_transport::control::STAGING_PREFIX.as_bytes()) {
                 return Err(CliError::new(Kind::Denied, format!("{path} has a name that commits use for themselves"))
                     .hint("rename it on the branch"));
             }

@@ -3,10 +3,11 @@
 //! Plans written by hand, applied to temporary directories, interrupted and failing at every point.
 
 use super::fault::in_tests::{Faults, arm, passed};
-use super::{Outcome, STAGING_PREFIX, carry_out};
+use super::{Outcome, carry_out};
 use crate::error::Kind;
 use plans::with_expectations;
 use serde_json::{Value, json};
+use shm_transport::control::STAGING_PREFIX;
 use shm_transport::control::escape::escape;
 use shm_transport::control::{CommitPlan, Diff};
 use std::collections::BTreeMap;

@@ -65,11 +65,11 @@ impl Branches {
             }
             (BASE, of) => {
                 let new = self.state(of)?;
-                (base_of(&new), new)
+                (base_of(&new)?, new)
             }
             (against, BASE) => {
                 let old = self.state(against)?;
-                let base = base_of(&old);
+                let base = base_of(&old)?;
                 (old, base)
             }
             (against, of) => (self.state(against)?, self.state(of)?),
@@ -93,8 +93,9 @@ impl Branches {
 }
 
 /// The state without any change.
-fn base_of(view: &View) -> View {
-    View { chain: [].into(), ..view.clone() }
+fn base_of(view: &View) -> Result<View, Failure> {
+    let chain = view.ground().map_err(fail)?.into();
+    Ok(View { chain, ..view.clone() })
 }
 
 /// Counts, and the changes asked for.

@@ -9,6 +9,7 @@ use super::info::{fail, fail_branch, fail_store, refuse, refuse_mounted};
 use super::merge::Preferences;
 use super::paths::Changed;
 use super::plan::{base_objects, steps};
+use crate::core::ids::BaseId;
 use crate::core::keys;
 use crate::core::record::CommitRecord;
 use crate::core::state::lock;
@@ -77,7 +78,13 @@ impl Branches {
         }
         plan.id = self.core.new_commit().map_err(fail)?;
         let journal = self.journal(plan.id);
-        write_plan(&journal, &steps).map_err(|e| fail_store("write the commit plan", &e))?;
+        let base_id = self.record(id)?.base.unwrap_or(BaseId(0));
+        let kept = self.keep(id, base_id, &mut comparison)?;
+        let written = write_plan(&journal, &steps).map_err(|e| fail_store("write the commit plan", &e));
+        if let (Err(_), Some(kept)) = (&written, &kept) {
+            self.drop_kept(kept);
+        }
+        written?;
         let mut now = branch.view_mut();
         let still = refuse_mounted(&self.core, id, name, "committed").and_then(|()| {
             if now.head() == view.head() {
@@ -86,12 +93,23 @@ impl Branches {
             Err(refuse(ErrorCode::Busy, format!("branch {name} was changed meanwhile")).hint("run it again").done())
         });
         let created = self.core.clock.now();
+        let ground = kept.as_ref().map(|kept| kept.ground);
         let frozen = still.and_then(|()| {
             self.freeze_view(&branch, &mut now, |batch, epoch| {
-                batch.put(keys::commit(plan.id), CommitRecord { branch: id, epoch, created }.encode());
+                batch.put(keys::commit(plan.id), CommitRecord { branch: id, epoch, created, ground }.encode());
+                batch.changes.extend(kept.iter().flat_map(|kept| kept.batch.changes.clone()));
             })
         });
+        if frozen.is_ok() && kept.is_some() {
+            now.chain = self.core.chain(now.head()).map_err(failed)?;
+        }
         drop(now);
+        match (&frozen, &kept) {
+            (Ok(_), Some(_)) => self.stand_anew(base_id, id).map_err(failed)?,
+            // Unless the batch may have come to the log all the same.
+            (Err(_), Some(kept)) if self.core.store.get(&keys::commit(plan.id)).is_none() => self.drop_kept(kept),
+            _ => {}
+        }
         let durable = frozen.and_then(|_| self.core.store.sync().map_err(|e| fail(e.into())));
         if let Err(failure) = durable {
             if self.core.store.get(&keys::commit(plan.id)).is_none() {
@@ -126,10 +144,14 @@ impl Branches {
         batch.delete(keys::commit(id));
         let left = self.owners(&old.chain).map_err(fail)?;
         mark_reclaiming(&mut batch, &left);
+        let parent = match self.record(record.branch)?.base {
+            Some(base) => Some(self.ground_for(base, &mut batch)?),
+            None => None,
+        };
         // A copy of the base was good up to here; the branch's snapshots still show it.
         let sealed = old.base.as_ref().is_some_and(|base| base.is_sealed());
         let follows = sealed.then(|| self.core.view_of_directory(&old)).transpose().map_err(fail)?;
-        self.move_head(&branch, &mut view, None, batch)?;
+        self.move_head(&branch, &mut view, parent, batch)?;
         if let Some(follows) = follows {
             *view = View { chain: view.chain.clone(), ..follows };
         }
@@ -150,7 +172,10 @@ impl Branches {
         if id == 0 {
             return Ok(());
         }
-        self.commit_record(id)?;
+        let record = self.commit_record(id)?;
+        if let (Some(ground), Some(base)) = (record.ground, self.record(record.branch)?.base) {
+            self.unkeep(base, ground).map_err(fail)?;
+        }
         let mut batch = Batch { reclaims: true, ..Batch::default() };
         batch.delete(keys::commit(id));
         self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;

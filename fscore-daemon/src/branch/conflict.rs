@@ -138,6 +138,9 @@ fn judge(tree: &mut Tree<'_>, preimages: &Preimages, path: &[u8], entry: &Entry)
     let view = tree.view;
     let (above, name) = split(path);
     let dir = if path.is_empty() { None } else { tree.directories(above)?.1 };
+    if is_orphaned(tree, above)? {
+        return Ok(Some(DELETED_THERE));
+    }
     let was = match dir {
         Some(dir) => preimages.name(dir, name)?,
         None => Was::Unknown,
@@ -190,6 +193,18 @@ fn judge(tree: &mut Tree<'_>, preimages: &Preimages, path: &[u8], entry: &Entry)
         None if view.object(stat.object)?.is_some() => Some(UNKNOWN),
         None => None,
     })
+}
+
+/// Whether a directory that the branch has of its base is gone there: somebody committed its removal, and the branch goes
+/// on to see it.
+fn is_orphaned(tree: &mut Tree<'_>, path: &[u8]) -> FsResult<bool> {
+    let (Some(here), there) = tree.directories(path)? else { return Ok(false) };
+    let Some(base) = tree.view.base_of(here).filter(|_| there != Some(here)) else { return Ok(false) };
+    match base.stat(here) {
+        Ok(_) => Ok(false),
+        Err(FsError::Stale | FsError::NotFound) => Ok(true),
+        Err(e) => Err(e),
+    }
 }
 
 /// A changed base object that no path leads to, because the base has something else, or nothing, where

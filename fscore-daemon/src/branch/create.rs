@@ -88,6 +88,11 @@ impl Branches {
         mark: Option<&Mark>,
     ) -> Result<BranchInfo, Failure> {
         let id = self.core.new_branch().map_err(fail)?;
+        let parent = match (start.from, start.base) {
+            (Some((_, epoch)), _) => Some(epoch),
+            (None, Some(base)) if start.sealed.is_none() => Some(self.ground_for(base, &mut batch)?),
+            (None, _) => None,
+        };
         let epoch = self.core.new_epoch().map_err(fail)?;
         let record = BranchRecord {
             name: wanted.name.to_owned(),
@@ -101,7 +106,7 @@ impl Branches {
             quota: changed(start.quota, &wanted.limits),
         };
         batch.put(keys::branch(id), record.encode());
-        let first = EpochRecord { parent: start.from.map(|(_, e)| e), branch: id, base: start.sealed };
+        let first = EpochRecord { parent, branch: id, base: start.sealed };
         batch.put(keys::epoch(epoch), first.encode());
         if start.base.is_none() && start.from.is_none() {
             batch.put(keys::changed_object(epoch, start.root), []);

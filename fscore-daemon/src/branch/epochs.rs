@@ -2,9 +2,10 @@
 
 use super::paths::scan;
 use crate::core::error::FsResult;
+use crate::core::ground::NOBODY;
 use crate::core::ids::{BaseId, BranchId, EpochId};
 use crate::core::keys;
-use crate::core::record::{BranchRecord, CommitRecord, EpochRecord, SnapshotRecord};
+use crate::core::record::{BranchRecord, CommitRecord, EpochRecord, GroundRecord, SnapshotRecord};
 use crate::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,9 +60,14 @@ impl Epochs {
                 it.named.insert(epoch);
             }
         }
-        it.named.extend(scan(store, &keys::prefix(b'J', &[]), |_, value| {
-            CommitRecord::decode(value).ok().map(|record| record.epoch)
+        for record in scan(store, &keys::prefix(b'J', &[]), |_, value| CommitRecord::decode(value).ok())? {
+            it.named.extend([Some(record.epoch), record.ground].into_iter().flatten());
+        }
+        // New branches of a base begin there.
+        it.named.extend(scan(store, &keys::prefix(b'G', &[]), |_, value| {
+            GroundRecord::decode(value).ok().map(|record| record.last)
         })?);
+        it.branches.insert(NOBODY);
         for &epoch in &it.named {
             let mut at = Some(epoch);
             while let Some(epoch) = at.filter(|epoch| it.all.contains_key(epoch))

@@ -44,6 +44,7 @@ mod diff;
 mod epochs;
 mod facts;
 mod git_check;
+mod ground;
 mod info;
 mod links;
 pub mod mark;

@@ -82,10 +82,10 @@ pub(super) fn changed_in(store: &dyn Store, epoch: EpochId) -> FsResult<Changed>
 }
 
 impl Changed {
-    /// What a view's epochs changed.
+    /// What a view's epochs changed. What its ground says is no change.
     pub(super) fn of(view: &View) -> FsResult<Self> {
         let mut all = Self::default();
-        for &epoch in view.chain.iter() {
+        for &epoch in view.own()? {
             all.add(view.store.as_ref(), epoch)?;
         }
         Ok(all)

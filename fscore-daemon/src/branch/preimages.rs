@@ -1,13 +1,13 @@
 //! What the base had when a view's epochs first changed something of it. As of other records, the nearest counts.
 
-use super::paths::{Name, scan};
+use super::paths::{Changed, Name, scan};
 use crate::core::error::{FsError, FsResult};
 use crate::core::ids::{EpochId, ObjectId};
 use crate::core::keys;
 use crate::core::record::BaseIdentity;
 use crate::core::view::View;
 use crate::store::Batch;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// By object (nothing where it is known that the base lost it) and by name, as recorded.
 #[derive(Debug, Default)]
@@ -42,6 +42,20 @@ impl Preimages {
             it.names.extend(names);
         }
         Ok(it)
+    }
+
+    /// What its own epochs know, and what its ground knows of the things that these changed.
+    pub(super) fn of_changes(view: &View, changed: &Changed) -> FsResult<Self> {
+        let own = Self::of(&View { chain: view.own()?.into(), ..view.clone() })?;
+        let mut all = Self::of(view)?;
+        all.names.retain(|name, _| own.names.contains_key(name) || changed.names.contains(name));
+        let named: BTreeSet<_> = all.names.values().map(Vec::as_slice).collect();
+        all.objects.retain(|object, _| {
+            own.objects.contains_key(object)
+                || changed.objects.contains(object)
+                || named.contains(object.0.to_le_bytes().as_slice())
+        });
+        Ok(all)
     }
 
     pub(super) fn put(&self, epoch: EpochId, batch: &mut Batch) {

@@ -49,10 +49,12 @@ impl Branches {
         let record = BranchRecord { head: new, ..self.record(branch.id)? };
         batch.put(keys::epoch(new), EpochRecord { parent, branch: branch.id, base: None }.encode());
         batch.put(keys::branch(branch.id), record.encode());
-        let rest: &[EpochId] = if parent.is_some() { &view.chain } else { &[] };
-        let chain: Vec<EpochId> = std::iter::once(new).chain(rest.iter().copied()).collect();
         self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
-        view.chain = chain.into();
+        view.chain = if parent == Some(view.head()) {
+            std::iter::once(new).chain(view.chain.iter().copied()).collect()
+        } else {
+            self.core.chain(new).map_err(fail)?
+        };
         Ok(())
     }
 

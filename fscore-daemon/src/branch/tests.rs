@@ -10,6 +10,7 @@ mod between;
 mod commands;
 mod commits;
 mod diffs;
+mod grounds;
 mod merge_conflicts;
 mod merges;
 mod model;

@@ -172,7 +172,7 @@ impl View {
     /// Merges the names of a directory from a frozen epoch on.
     fn merge(&self, dir: ObjectId, index: usize) -> FsResult<Arc<Names>> {
         let prefix = keys::prefix(b'D', &[dir.0]);
-        let (mut names, mut at) = (Names::new(), index);
+        let (turn, mut names, mut at) = (self.merged.turn(), Names::new(), index);
         // The nearest first, each as soon as it is found: what a collection moves meanwhile moves down.
         while let Some(index) = self.next_with(&prefix, at) {
             let Some(&epoch) = self.chain.get(index) else { break };
@@ -190,7 +190,7 @@ impl View {
         }
         let names = Arc::new(names);
         if let Some(&epoch) = self.chain.get(index) {
-            self.merged.put(dir, epoch, &names);
+            self.merged.put(dir, epoch, &names, turn);
         }
         Ok(names)
     }

@@ -244,7 +244,7 @@ impl Base {
     }
 
     fn lookup_in(&self, dir: ObjectId, parent: &OwnedFd, name: &[u8]) -> FsResult<Option<BaseStat>> {
-        if matches!(name, b"." | b"..") {
+        if matches!(name, b"." | b"..") || self.is_staging(dir, name) {
             return Ok(None);
         }
         let fd = match self.open_name(parent, name) {

@@ -32,6 +32,8 @@ struct Kept {
     barred: HashSet<EpochId>,
     /// How many epochs were asked instead, for directories of which nothing is kept at this one.
     debts: HashMap<(ObjectId, EpochId), usize>,
+    /// How often all was dropped.
+    turn: u64,
 }
 
 impl Merged {
@@ -40,14 +42,19 @@ impl Merged {
         lock(&self.0).names.get(&(dir, epoch)).cloned()
     }
 
-    /// Keeps it. The oldest make room; what is larger than all the room is not kept.
-    pub(super) fn put(&self, dir: ObjectId, epoch: EpochId, names: &Arc<Names>) {
+    /// What [`Self::put`] is to be told of the time before the names were looked at.
+    pub(super) fn turn(&self) -> u64 {
+        lock(&self.0).turn
+    }
+
+    /// Keeps it, unless all was dropped since. The oldest make room; what is larger than all the room is not kept.
+    pub(super) fn put(&self, dir: ObjectId, epoch: EpochId, names: &Arc<Names>, turn: u64) {
         let size = |names: &Names| names.len() + 1;
         if size(names) > NAMES_MAX {
             return;
         }
         let mut kept = lock(&self.0);
-        if kept.barred.contains(&epoch) {
+        if kept.barred.contains(&epoch) || kept.turn != turn {
             return;
         }
         if kept.names.insert((dir, epoch), Arc::clone(names)).is_some() {
@@ -79,6 +86,14 @@ impl Merged {
         due
     }
 
+    /// Drops all.
+    pub(super) fn clear(&self) {
+        let mut kept = lock(&self.0);
+        kept.names.clear();
+        kept.order.clear();
+        (kept.total, kept.turn) = (0, kept.turn + 1);
+    }
+
     /// Keeps nothing of an epoch any more: it is about to change.
     pub(super) fn bar(&self, epoch: EpochId) {
         let mut kept = lock(&self.0);
@@ -104,12 +119,17 @@ mod tests {
             (0..NAMES_MAX as u64 / 2).map(|n| (n.to_be_bytes().into(), (EpochId(1), DirentRecord::Whiteout))).collect();
         let half = Arc::new(half);
         for epoch in 1..=3 {
-            merged.put(ObjectId(1), EpochId(epoch), &half);
+            merged.put(ObjectId(1), EpochId(epoch), &half, 0);
         }
         assert!(merged.get(ObjectId(1), EpochId(3)).is_some());
         merged.bar(EpochId(3));
-        merged.put(ObjectId(1), EpochId(3), &half);
+        merged.put(ObjectId(1), EpochId(3), &half, 0);
         assert!(merged.get(ObjectId(1), EpochId(3)).is_none(), "it changes");
         assert!(merged.get(ObjectId(1), EpochId(1)).is_none());
+        merged.clear();
+        merged.put(ObjectId(1), EpochId(4), &half, 0);
+        assert!(merged.get(ObjectId(1), EpochId(4)).is_none(), "looked at before");
+        merged.put(ObjectId(1), EpochId(4), &half, merged.turn());
+        assert!(merged.get(ObjectId(1), EpochId(4)).is_some());
     }
 }

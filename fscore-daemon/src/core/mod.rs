@@ -18,6 +18,7 @@ mod doom;
 pub mod door;
 pub mod edit;
 pub mod error;
+pub mod ground;
 pub mod ids;
 pub mod keys;
 mod listing;
@@ -34,4 +35,4 @@ pub mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod view;
-mod xattr;
+pub mod xattr;

@@ -44,6 +44,17 @@ impl Counter {
         Ok(Self { name, block, state: Mutex::new((mark, mark)) })
     }
 
+    /// The first of so many numbers in a row.
+    fn row(&self, store: &dyn Store, numbers: u64) -> FsResult<u64> {
+        let mut state = lock(&self.state);
+        let (first, mark) = (state.1, state.1 + numbers);
+        let mut batch = Batch::default();
+        batch.put(keys::meta(self.name), mark.to_le_bytes());
+        store.commit(&batch)?;
+        *state = (mark, mark);
+        Ok(first)
+    }
+
     fn next(&self, store: &dyn Store) -> FsResult<u64> {
         let mut state = lock(&self.state);
         if state.0 == state.1 {
@@ -304,6 +315,10 @@ impl Core {
     pub fn new_epoch(&self) -> FsResult<EpochId> {
         self.epochs.next(self.store.as_ref()).map(EpochId)
     }
+    /// The first of many epoch numbers in a row.
+    pub fn new_epochs(&self, numbers: u64) -> FsResult<EpochId> {
+        self.epochs.row(self.store.as_ref(), numbers).map(EpochId)
+    }
     /// A new branch number.
     pub fn new_branch(&self) -> FsResult<BranchId> {
         self.branch_ids.next(self.store.as_ref()).map(BranchId)
@@ -373,6 +388,11 @@ impl Core {
             store: Arc::clone(&self.store),
             merged: Arc::clone(&self.merged),
         })
+    }
+
+    /// Keeps nothing in memory of what any frozen epoch shows: ground that all stand on is about to change, or has changed.
+    pub fn bar_all(&self) {
+        self.merged.clear();
     }
 
     /// Keeps nothing in memory of what a frozen epoch shows: it is about to change, for all that nobody can tell.

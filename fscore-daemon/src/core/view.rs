@@ -5,7 +5,7 @@ use super::error::{FsError, FsResult};
 use super::ids::{BranchId, EpochId, ObjectId};
 use super::keys;
 use super::merged::Merged;
-use super::record::{DirentRecord, ObjectRecord, XattrSet};
+use super::record::{Body, DirentRecord, FileBody, ObjectRecord, XattrSet};
 use crate::store::Store;
 use shm_transport::wire::FileKind;
 use std::collections::BTreeMap;
@@ -75,7 +75,27 @@ impl View {
     /// The same from the `from`-th epoch of the chain on.
     pub(super) fn object_from(&self, object: ObjectId, from: usize) -> FsResult<Option<Versioned<ObjectRecord>>> {
         let prefix = keys::prefix(b'O', &[object.0]);
-        self.nearest(&prefix, from, |b| ObjectRecord::decode(b).map_err(|_| FsError::Damaged("object")))
+        let found = self.nearest(&prefix, from, |b| ObjectRecord::decode(b).map_err(|_| FsError::Damaged("object")))?;
+        let Some(mut found) = found else { return Ok(None) };
+        if found.value.body == Body::File(FileBody::Base)
+            && let Some(kept) = self.kept_bytes(object)?
+        {
+            found.value.body = kept;
+        }
+        Ok(Some(found))
+    }
+
+    /// The bytes of a base file that a commit has replaced since.
+    fn kept_bytes(&self, object: ObjectId) -> FsResult<Option<Body>> {
+        for epoch in self.ground()? {
+            if let Some(bytes) = self.store.get(&keys::object(object, *epoch)) {
+                let body = ObjectRecord::decode(&bytes).map_err(|_| FsError::Damaged("object"))?.body;
+                if body != Body::File(FileBody::Base) {
+                    return Ok(Some(body));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// The object's nearest set of extended attributes; `None` when the base's count.

@@ -8,8 +8,8 @@ use crate::core::ids::{BaseId, BranchId, ContentId, EpochId, ObjectId};
 use crate::core::keys;
 use crate::core::member::Member;
 use crate::core::record::{
-    BaseIdentity, BaseRecord, BranchRecord, CommitRecord, ContentRecord, DirentRecord, EpochRecord, ObjectRecord,
-    ReplyRecord, SnapshotRecord, XattrSet,
+    BaseIdentity, BaseRecord, BranchRecord, CommitRecord, ContentRecord, DirentRecord, EpochRecord, GroundRecord,
+    ObjectRecord, ReplyRecord, SnapshotRecord, XattrSet,
 };
 use crate::store::Store;
 use shm_transport::wire::{SessionId, decode_reply};
@@ -39,6 +39,7 @@ pub(super) struct Tables {
     pub(super) orphans: BTreeSet<(BranchId, ObjectId)>,
     pub(super) preimages: BTreeMap<ObjectId, BTreeSet<EpochId>>,
     pub(super) prenames: BTreeMap<(ObjectId, Vec<u8>), BTreeSet<EpochId>>,
+    pub(super) grounds: BTreeMap<BaseId, GroundRecord>,
     /// Keys that name a base.
     pub(super) of_bases: Vec<(BaseId, Vec<u8>)>,
     pub(super) meta: BTreeMap<String, Vec<u8>>,
@@ -76,7 +77,7 @@ impl Tables {
         store.scan(&[], &mut |key, value| {
             tables.records += 1;
             let letter = key.first().copied().unwrap_or_default();
-            if !b"ABCDEJKLMNOPQRSUVWXYpq".contains(&letter) {
+            if !b"ABCDEGJKLMNORSUVWXYpq".contains(&letter) {
                 let message = "a key of a kind that this release does not know";
                 found.push(Finding::new("unknown-key", Severity::Error, shown_key(key), message));
             } else if tables.take(letter, key, value).is_none() {
@@ -120,6 +121,12 @@ impl Tables {
             b'E' => {
                 exact(1)?;
                 self.epochs.insert(EpochId(number(0)?), EpochRecord::decode(value).ok()?);
+            }
+            b'G' => {
+                exact(1)?;
+                let base = BaseId(number(0)?);
+                self.grounds.insert(base, GroundRecord::decode(value).ok()?);
+                self.of_bases.push((base, key.to_vec()));
             }
             b'J' => {
                 exact(1)?;

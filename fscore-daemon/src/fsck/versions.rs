@@ -2,6 +2,7 @@
 
 use super::finding::{Finding, Repair};
 use super::tables::Tables;
+use crate::core::ground::NOBODY;
 use crate::core::ids::{BranchId, EpochId, ObjectId};
 use crate::core::keys;
 use crate::core::record::{Body, FileBody, ObjectRecord};
@@ -55,10 +56,18 @@ pub(super) fn check(tables: &Tables, found: &mut Vec<Finding>) -> BTreeSet<Epoch
         }
         reach(tables, commit.epoch, &mut reached, found);
     }
+    for (base, ground) in &tables.grounds {
+        if tables.epochs.get(&ground.last).is_none_or(|epoch| epoch.branch != NOBODY) {
+            let message =
+                format!("new branches of base {base} would stand on epoch {}, which is no ground", ground.last);
+            found.push(Finding::error("epoch-missing", &keys::ground(*base), message));
+        }
+        reach(tables, ground.last, &mut reached, found);
+    }
     for (id, epoch) in &tables.epochs {
         if !reached.contains(id) && !tables.has_mark(epoch.branch) {
             // A branch that is being deleted has a mark from the batch on that takes its record.
-            if !tables.branches.contains_key(&epoch.branch) {
+            if epoch.branch != NOBODY && !tables.branches.contains_key(&epoch.branch) {
                 let message = format!("a state of branch {}, of which there is no record", epoch.branch);
                 found.push(Finding::error("branch-missing", &keys::epoch(*id), message));
                 continue;

@@ -45,6 +45,8 @@ use std::path::PathBuf;
 pub const VERSION: u32 = 1;
 /// Longest line either side accepts, in bytes.
 pub const LINE_MAX: usize = 1 << 20;
+/// How the name begins of what a commit puts into the root of a base for the time that it takes. No branch shows it.
+pub const STAGING_PREFIX: &str = ".agentfs-commit-";
 
 /// One request line.
 #[derive(Debug, Clone, Serialize, Deserialize)]

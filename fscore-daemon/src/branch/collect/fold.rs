@@ -17,6 +17,7 @@
 use super::super::epochs::Epochs;
 use super::super::paths::parse;
 use crate::core::error::FsResult;
+use crate::core::ground::NOBODY;
 use crate::core::ids::{BranchId, ContentId, EpochId, ObjectId};
 use crate::core::keys;
 use crate::core::record::{Body, DirentRecord, EpochRecord, FileBody, ObjectRecord};
@@ -350,6 +351,13 @@ impl Piece<'_> {
 
     fn object(&mut self, object: ObjectId) -> FsResult<()> {
         let (above, below) = (self.get_object(object, self.fold.younger)?, self.get_object(object, self.fold.older)?);
+        if self.fold.branch == NOBODY
+            && let (Some(above), Some(below)) = (&above, &below)
+            && above.body == Body::File(FileBody::Base)
+            && content(below).is_some()
+        {
+            return self.ground_object(object, above, below);
+        }
         match (self.fold.way, above, below) {
             (Way::Sink, Some(above), below) => self.sink_object(object, &above, below.as_ref()),
             (Way::Lift, above, Some(below)) => self.lift_object(object, above.as_ref(), &below),
@@ -364,6 +372,20 @@ impl Piece<'_> {
                 Ok(())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What one commit changed the attributes of and a later one replaced: the bytes are those that the later one kept.
+    fn ground_object(&mut self, object: ObjectId, above: &ObjectRecord, below: &ObjectRecord) -> FsResult<()> {
+        let both = ObjectRecord { body: below.body.clone(), ..above.clone() };
+        match self.fold.way {
+            Way::Sink => self.sink_object(object, &both, Some(below)),
+            Way::Rise => {
+                self.own(below, self.fold.older, self.fold.younger)?;
+                self.put_object(object, self.fold.younger, &both);
+                Ok(())
+            }
+            Way::Lift | Way::Prune => Ok(()),
         }
     }
 

@@ -114,7 +114,7 @@ impl Branches {
             return Ok(view.clone());
         }
         let unchanged = changed_in(self.core.store.as_ref(), view.head()).map_err(fail)?;
-        if !(unchanged.names.is_empty() && unchanged.objects.is_empty() && view.chain.len() > 1) {
+        if !(unchanged.names.is_empty() && unchanged.objects.is_empty() && view.own().map_err(fail)?.len() > 1) {
             self.freeze_view(parent, &mut view, |_, _| {})?;
         }
         let chain = view.chain.get(1..).unwrap_or_default().into();

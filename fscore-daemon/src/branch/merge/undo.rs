@@ -52,11 +52,13 @@ impl Branches {
                 .done());
         }
         refuse_mounted(&self.core, id, name, "taken back")?;
-        let goal = self.goal(id, &record, request)?;
+        let mut goal = self.goal(id, &record, request)?;
         let failed = |e| fail_branch(name, e);
         let branch = self.loaded(id)?;
         let mut view = branch.view_mut();
         let now = view.clone();
+        // The base as the branch sees it.
+        goal.epoch = goal.epoch.or(now.ground().map_err(failed)?.first().copied());
         let chain = goal.epoch.map_or(Ok([].into()), |epoch| self.core.chain(epoch)).map_err(failed)?;
         let then = View { chain, ..now.clone() };
         self.same_base(&format!("branch {name} cannot go back to {}", goal.name), &now, &[&then])?;

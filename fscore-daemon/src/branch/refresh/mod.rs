@@ -104,7 +104,11 @@ impl Branches {
             let (result, head) = (self.core.new_epoch().map_err(fail)?, self.core.new_epoch().map_err(fail)?);
             let snapshot = self.free_name(id, "before-refresh-")?;
             let created = self.core.clock.now();
-            state.put(&now, result, &mut batch);
+            let ground = match self.record(id)?.base {
+                Some(base) => Some(self.ground_for(base, &mut batch)?),
+                None => None,
+            };
+            state.put(&now, (result, ground), &mut batch);
             state.pin(&base, &mut batch);
             outcome.renewed.put(result, &mut batch);
             batch.put(
@@ -153,7 +157,9 @@ fn outcome(view: &View, contents: &Contents, preferences: &Preferences) -> FsRes
     };
     let dropped: BTreeSet<Path> =
         comparison.settled.iter().chain(comparison.kept.keys()).chain(&agreed).cloned().collect();
-    if dropped.is_empty() {
+    // What was committed into the base since is not seen by standing where it stood.
+    let behind = view.ground()?.len() > 1;
+    if dropped.is_empty() && !behind {
         return Ok(outcome);
     }
     let mut state = State::of(view, &changed)?;

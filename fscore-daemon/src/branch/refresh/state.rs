@@ -42,7 +42,7 @@ struct Turn {
 impl State {
     /// Everything that a view's epochs say, and what they know of the base.
     pub(super) fn of(view: &View, changed: &Changed) -> FsResult<Self> {
-        let mut it = Self { known: Preimages::of(view)?, ..Self::default() };
+        let mut it = Self { known: Preimages::of_changes(view, changed)?, ..Self::default() };
         for (dir, name) in &changed.names {
             if let Some(found) = view.dirent(*dir, name)? {
                 it.names.insert((*dir, name.clone()), found.value);
@@ -60,7 +60,7 @@ impl State {
     }
 
     /// Puts the records into a batch.
-    pub(super) fn put(&self, view: &View, epoch: EpochId, batch: &mut Batch) {
+    pub(super) fn put(&self, view: &View, (epoch, parent): (EpochId, Option<EpochId>), batch: &mut Batch) {
         let mut change = Change::new(&View { chain: [epoch].into(), ..view.clone() });
         for ((dir, name), record) in &self.names {
             change.dirent(*dir, name, *record, true);
@@ -71,7 +71,7 @@ impl State {
         for (object, set) in &self.xattrs {
             change.xattrs(*object, set);
         }
-        batch.put(keys::epoch(epoch), EpochRecord { parent: None, branch: view.branch, base: None }.encode());
+        batch.put(keys::epoch(epoch), EpochRecord { parent, branch: view.branch, base: None }.encode());
         batch.changes.extend(change.batch.changes);
         self.known.put(epoch, batch);
     }
@@ -86,7 +86,7 @@ impl State {
     /// As a view, without anything of it being in the store; with what is known besides.
     pub(super) fn view(&self, of: &View, renewed: Option<&Preimages>) -> FsResult<View> {
         let mut batch = Batch::default();
-        self.put(of, RESULT, &mut batch);
+        self.put(of, (RESULT, None), &mut batch);
         if let Some(known) = renewed {
             known.put(RESULT, &mut batch);
         }

@@ -235,7 +235,9 @@ fn an_interrupted_deletion_is_finished_at_the_next_start() {
     world.restart();
     assert_eq!(world.branches.counts(), (0, 0));
     assert_eq!(world.core.contents.ids().unwrap().count(), 0);
-    for letter in *b"CDEKOPQSUX" {
+    let epochs = crate::branch::paths::scan(world.store.as_ref(), b"E", |key, _| keys::number(key, 0)).unwrap();
+    assert_eq!(epochs.len(), 1, "what branches of the base to come stand on");
+    for letter in *b"CDKOSUXpq" {
         world.store.scan(&[letter], &mut |key, _| {
             assert_ne!(key[0], letter, "{key:?}");
             false

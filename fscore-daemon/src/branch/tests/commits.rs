@@ -79,7 +79,7 @@ fn a_plan_goes_from_the_top_and_a_finish_starts_afresh() {
     fs::write(base.join("f"), "ONE").unwrap();
     fs::remove_file(base.join("d/g")).unwrap();
     world.branches.handle(&Command::CommitFinish { id: plan.id }).unwrap();
-    assert_eq!(world.view(id).chain.len(), 1);
+    assert_eq!(world.view(id).own().unwrap().len(), 1);
     assert!(world.diff("a").is_empty());
     assert!(!plan.journal.unwrap().exists());
     assert_eq!(world.core.contents.ids().unwrap().count(), 0);

@@ -7,6 +7,7 @@ use crate::core::ids::ObjectId;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use shm_transport::control::STAGING_PREFIX;
 use shm_transport::wire::{FileKind, Timestamp};
 use std::os::fd::OwnedFd;
 
@@ -48,7 +49,7 @@ impl Base {
         for entry in listing.iter() {
             let entry = entry.map_err(sys("list base directory"))?;
             let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") {
+            if matches!(name, b"." | b"..") || self.is_staging(dir, name) {
                 continue;
             }
             let kind = entry.file_type().map(kind_of);
@@ -78,6 +79,11 @@ impl Base {
             }
         }
         Ok(())
+    }
+
+    /// Whether a name is that of what a commit puts into the root for the time that it takes.
+    pub(super) fn is_staging(&self, dir: ObjectId, name: &[u8]) -> bool {
+        dir == self.root() && name.starts_with(STAGING_PREFIX.as_bytes())
     }
 
     /// What an entry stands for, as it says itself; `None` when only a look at the object can tell.

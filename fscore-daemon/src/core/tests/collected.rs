@@ -189,9 +189,10 @@ impl World {
 
     /// Nothing is left of any branch.
     fn empty(&self) {
-        for letter in *b"BCDEKOSUX" {
+        for letter in *b"BCDKOSUXpq" {
             assert_eq!(self.count(letter), 0, "records {}", char::from(letter));
         }
+        assert_eq!(self.count(b'E'), self.count(b'G'), "what new branches stand on");
         assert_eq!(self.files(), 0);
     }
 }
