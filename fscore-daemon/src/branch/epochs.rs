@@ -2,10 +2,10 @@
 
 use super::paths::scan;
 use crate::core::error::FsResult;
-use crate::core::ground::NOBODY;
+use crate::core::ground::{GroundRecord, NOBODY};
 use crate::core::ids::{BaseId, BranchId, EpochId};
 use crate::core::keys;
-use crate::core::record::{BranchRecord, CommitRecord, EpochRecord, GroundRecord, SnapshotRecord};
+use crate::core::record::{BranchRecord, CommitRecord, EpochRecord, SnapshotRecord};
 use crate::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
 

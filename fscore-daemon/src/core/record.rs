@@ -227,15 +227,6 @@ pub struct CommitRecord {
     pub ground: Option<EpochId>,
 }
 
-/// Where new branches of a base stand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GroundRecord {
-    /// The last of the base's epochs of ground, which is empty.
-    pub last: EpochId,
-    /// The lowest number that is kept free for the next ones.
-    pub lowest: EpochId,
-}
-
 fn put_time(w: &mut Writer, t: Timestamp) {
     w.i64(t.sec).u32(t.nsec);
 }
@@ -482,20 +473,5 @@ impl CommitRecord {
         let (branch, epoch, created) = (BranchId(r.u64()?), EpochId(r.u64()?), time(&mut r)?);
         let (has, ground) = (flag(&mut r)?, EpochId(r.u64()?));
         r.end().map(|()| Self { branch, epoch, created, ground: has.then_some(ground) })
-    }
-}
-
-impl GroundRecord {
-    /// To bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::new(V);
-        w.u64(self.last.0).u64(self.lowest.0);
-        w.finish()
-    }
-    /// From bytes.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut r = Reader::new(bytes, V)?;
-        let it = Self { last: EpochId(r.u64()?), lowest: EpochId(r.u64()?) };
-        r.end().map(|()| it)
     }
 }

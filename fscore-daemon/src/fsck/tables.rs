@@ -4,12 +4,13 @@ use super::finding::{Finding, Severity, shown_key};
 use crate::branch::mark;
 use crate::core::codec::Reader;
 use crate::core::division::Division;
+use crate::core::ground::GroundRecord;
 use crate::core::ids::{BaseId, BranchId, ContentId, EpochId, ObjectId};
 use crate::core::keys;
 use crate::core::member::Member;
 use crate::core::record::{
-    BaseIdentity, BaseRecord, BranchRecord, CommitRecord, ContentRecord, DirentRecord, EpochRecord, GroundRecord,
-    ObjectRecord, ReplyRecord, SnapshotRecord, XattrSet,
+    BaseIdentity, BaseRecord, BranchRecord, CommitRecord, ContentRecord, DirentRecord, EpochRecord, ObjectRecord,
+    ReplyRecord, SnapshotRecord, XattrSet,
 };
 use crate::store::Store;
 use shm_transport::wire::{SessionId, decode_reply};
