@@ -92,18 +92,29 @@ impl Session {
             }
         }
         let _exclusive = self.branch.contents.exclusive(object);
-        let content = match self.own_content(view, object)? {
-            Some(content) => content,
-            None => self.with_copy(view, object, None, None, |edit, content| {
-                edit.into_change().commit(self.core.store.as_ref())?;
-                Ok(Arc::clone(content))
-            })?,
+        let ledger = &self.branch.ledger;
+        let room = |content: &Content| {
+            let before = if ledger.is_limited() { charge_of(content)? } else { 0 };
+            Ok::<_, FsError>((before, ledger.take(charge(end).saturating_sub(before), 0)?))
         };
-        if !self.branch.ledger.is_limited() {
+        let (content, (before, taken)) = if let Some(content) = self.own_content(view, object)? {
+            let room = room(&content)?;
+            (content, room)
+        } else {
+            if ledger.is_limited() {
+                // Before anything is copied in vain.
+                drop(ledger.take(charge(end.max(self.source(view, object)?.size()?)), 0)?);
+            }
+            self.with_copy(view, object, None, None, |edit, content| {
+                // Without room to grow the copy goes as well.
+                let room = room(content)?;
+                edit.into_change().commit(self.core.store.as_ref())?;
+                Ok((Arc::clone(content), room))
+            })?
+        };
+        if !ledger.is_limited() {
             return changed(&content, work);
         }
-        let before = charge_of(&*content)?;
-        let taken = self.branch.ledger.take(charge(end).saturating_sub(before), 0)?;
         let done = changed(&content, work);
         taken.keep_bytes(charge_of(&*content)?.saturating_sub(before));
         done

@@ -205,26 +205,24 @@ impl Session {
         let (Ok(mut in_at), Ok(mut out_at)) = (i64::try_from(from.1), i64::try_from(to.1)) else {
             return Err(FsError::FileTooBig);
         };
-        let source = match self.source(view, from.0)? {
-            Source::Hole(_) => return Err(FsError::Unsupported),
-            Source::Content(_) | Source::Base(_) if from.0 == to.0 => {
-                // Copy up first, so that both ends are the same file.
-                self.with_own_content(view, to.0, 0, |_| Ok(()))?;
-                self.source(view, from.0)?
-            }
-            other @ (Source::Content(_) | Source::Base(_)) => other,
-        };
+        let source = self.source(view, from.0)?;
+        if matches!(source, Source::Hole(_)) {
+            return Err(FsError::Unsupported);
+        }
         let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
         // No more than is seen now, which is what counts against a limit.
         let there = source.size()?.saturating_sub(from.1).min(length as u64);
         let length = there as usize;
         let end = if there == 0 { 0 } else { to.1.saturating_add(there) };
         let copied = self.with_own_content(view, to.0, end, |fd| {
-            let copy = match &source {
-                Source::Content(c) => copy_file_range(c.as_fd(), Some(&mut in_at), fd, Some(&mut out_at), length),
-                Source::Base(b) => copy_file_range(b.as_fd(), Some(&mut in_at), fd, Some(&mut out_at), length),
+            let source = match &source {
+                // Copied up before, so that both ends are the same file.
+                Source::Content(_) | Source::Base(_) if from.0 == to.0 => fd,
+                Source::Content(content) => content.as_fd(),
+                Source::Base(base) => base.as_fd(),
                 Source::Hole(_) => return Err(FsError::Unsupported),
             };
+            let copy = copy_file_range(source, Some(&mut in_at), fd, Some(&mut out_at), length);
             // The host copies within one file system only; the kernel then copies by reading and writing.
             copy.map_err(|e| if e == nix::errno::Errno::EXDEV { FsError::Unsupported } else { sys("copy range")(e) })
         })?;

@@ -126,6 +126,30 @@ fn copies_of_base_files_count_once_they_are_made() {
     assert_eq!(used(&rig), (9, 0));
 }
 
+/// Whoever is refused leaves nothing behind: the copy fits, what is to follow does not.
+#[test]
+fn a_refused_growth_copies_nothing_up() {
+    let mut rig = rig(Some(11), None);
+    let big = rig.find(NodeId::ROOT, "big").node;
+    let copy = Op::CopyFileRange { fh: 0, offset: 0, to: big, to_offset: 10 * BLOCK, length: 2 * BLOCK };
+    let allocate = Op::Fallocate { fh: 0, offset: 0, length: 12 * BLOCK, mode: 0 };
+    for frozen in [false, true] {
+        assert_eq!(write(&mut rig, big, 11 * BLOCK, 1), FULL);
+        assert_eq!(rig.error(big, copy.clone()), Errno::EDQUOT);
+        assert_eq!(rig.error(big, allocate.clone()), Errno::EDQUOT);
+        assert_eq!(used(&rig).0, if frozen { 10 } else { 0 });
+        assert_eq!(rig.read(big).len() as u64, 10 * BLOCK);
+        if !frozen {
+            // As of a base file, so of one whose bytes a snapshot keeps.
+            assert_eq!(write(&mut rig, big, 0, 1), Reply::Written { size: 1 });
+            rig.freeze();
+            limit(&mut rig, Some(21), None);
+        }
+    }
+    assert_eq!(write(&mut rig, big, 10 * BLOCK, 1), Reply::Written { size: 1 });
+    assert_eq!(used(&rig).0, 21);
+}
+
 #[test]
 fn a_snapshot_keeps_what_it_holds_counted() {
     let mut rig = rig(Some(3), Some(1));
