@@ -242,16 +242,32 @@ impl Core {
 
     /// Branches that a batch, which was done, gave contents of others. What they use is to be counted afresh.
     pub fn heirs(&self, batch: &Batch) -> FsResult<BTreeSet<BranchId>> {
-        let mut heirs = BTreeSet::new();
+        self.owners_in(batch, |_, record| Ok(Some(ContentRecord::decode(record)?)))
+    }
+
+    /// Branches whose contents a batch, which is yet to be done, gives to others. So is what these use.
+    pub fn givers(&self, batch: &Batch) -> FsResult<BTreeSet<BranchId>> {
+        let known = |key: &[u8]| self.store.get(key).map(|record| ContentRecord::decode(&record)).transpose();
+        self.owners_in(batch, |key, _| Ok(known(key)?))
+    }
+
+    fn owners_in(
+        &self,
+        batch: &Batch,
+        record: impl Fn(&[u8], &[u8]) -> FsResult<Option<ContentRecord>>,
+    ) -> FsResult<BTreeSet<BranchId>> {
+        let mut owners = BTreeSet::new();
         if !self.loaded_branches().iter().any(|branch| branch.ledger.is_limited()) {
-            return Ok(heirs);
+            return Ok(owners);
         }
         for (key, value) in &batch.changes {
-            if let (Some(b'K'), Some(record)) = (key.first(), value) {
-                heirs.insert(self.epoch_record(ContentRecord::decode(record)?.epoch)?.branch);
+            if let (Some(b'K'), Some(value)) = (key.first(), value)
+                && let Some(content) = record(key, value)?
+            {
+                owners.insert(self.epoch_record(content.epoch)?.branch);
             }
         }
-        Ok(heirs)
+        Ok(owners)
     }
 
     fn count_into(&self, branch: &Branch, view: &View) -> FsResult<()> {

@@ -152,6 +152,7 @@ impl Branches {
         let left = self.owners(&branch_view.chain).map_err(fail)?;
         mark_reclaiming(&mut batch, &left);
         self.core.contents.sync_all().map_err(|e| super::super::info::fail_store("make contents durable", &e))?;
+        let givers = self.core.givers(&batch).map_err(fail)?;
         self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
         branch_view.chain = chain(&[new_head, result]);
         if let (Some(view), Some(head)) = (&mut parent_view, parent_head) {
@@ -159,8 +160,8 @@ impl Branches {
         }
         drop((branch_view, parent_view));
         let reclaimed = self.reclaim_unreachable(&left);
-        // What was merged belongs to one of them now, whatever else they had.
-        self.core.recount([id, parent]).map_err(fail)?;
+        // What was merged belongs to one of them now, whatever else they had, and whoever had it before.
+        self.core.recount(givers.into_iter().chain([id, parent])).map_err(fail)?;
         reclaimed.map_err(|e| fail_branch(name, e))?;
         self.core.store.sync().map_err(|e| fail(e.into()))
     }

@@ -62,7 +62,11 @@ impl Merge<'_> {
         let ours = if self.ours.directory(dir)?.is_some() { self.ours.child(dir, name)? } else { None };
         // What ours only removed is gone already.
         let Some((object, kind)) = ours else { return Ok(()) };
-        if object_of(was) == Some(object) && is_there(&mut self.theirs, object, kind)? {
+        // Ours kept it; theirs moved it, or removed what ours only gave another name.
+        if object_of(was) == Some(object)
+            && (is_there(&mut self.theirs, object, kind)?
+                || alike(self.contents, (&self.fork, object), (&self.ours, object), true)?)
+        {
             return Ok(());
         }
         let path = self.path_of(dir, name)?;
@@ -164,7 +168,12 @@ impl Merge<'_> {
         let Some((dir, name)) = mine.first() else { return Ok(()) };
         let path = self.path_of(*dir, name)?;
         match self.conflict(&path, BOTH_MOVED) {
-            Some(Side::Ours) => self.names.extend(other.into_iter().map(|place| (place, None))),
+            Some(Side::Ours) => {
+                for place in other {
+                    // Unless ours has something of its own there.
+                    self.names.entry(place).or_insert(None);
+                }
+            }
             Some(Side::Theirs) => {
                 for place in mine {
                     self.names.remove(&place);
@@ -178,6 +187,21 @@ impl Merge<'_> {
     /// Places by the directories that theirs has there.
     fn in_theirs(&mut self, places: BTreeSet<Name>) -> FsResult<BTreeSet<Name>> {
         places.into_iter().map(|(dir, name)| Ok((self.target(dir)?.unwrap_or(dir), name))).collect()
+    }
+
+    /// An object of ours that the fork does not have. Theirs has it as well where both put back what was removed before.
+    pub(super) fn judge_added(&mut self, object: ObjectId, kind: FileKind) -> FsResult<()> {
+        if !is_there(&mut self.theirs, object, kind)?
+            || alike(self.contents, (&self.ours, object), (&self.theirs, object), false)?
+        {
+            return Ok(());
+        }
+        for path in paths_in(&mut self.ours, object, kind)? {
+            if self.conflict(&path, BOTH_ADDED) == Some(Side::Ours) {
+                self.taken.insert(object, object);
+            }
+        }
+        Ok(())
     }
 
     /// An object of the fork that ours changed, in itself.

@@ -130,10 +130,12 @@ impl<'a> Merge<'a> {
         let mut edited = Vec::new();
         for object in mine.objects {
             let Some(kind) = kind_of(&self.ours, object)? else { continue };
-            if is_there(&mut self.fork, object, kind)?
-                && is_there(&mut self.ours, object, kind)?
-                && !alike(self.contents, (&self.fork, object), (&self.ours, object), true)?
-            {
+            if !is_there(&mut self.ours, object, kind)? {
+                continue;
+            }
+            if !is_there(&mut self.fork, object, kind)? {
+                self.judge_added(object, kind)?;
+            } else if !alike(self.contents, (&self.fork, object), (&self.ours, object), true)? {
                 edited.push((object, kind));
                 if kind != FileKind::Directory {
                     names.extend(self.ours.places(object)?.into_iter().map(|(_, place)| place));

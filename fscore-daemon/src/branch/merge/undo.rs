@@ -116,10 +116,11 @@ impl Branches {
         batch.put(keys::branch(id), BranchRecord { head, from, ..record }.encode());
         // Younger than the snapshot that it may go on from; what it refers to must be there after a power loss.
         self.core.contents.sync_all().map_err(|e| fail_store("make contents durable", &e))?;
+        let givers = self.core.givers(&batch).map_err(failed)?;
         self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
         view.chain = self.core.chain(head).map_err(failed)?;
         drop(view);
-        self.core.recount([id]).map_err(failed)?;
+        self.core.recount(givers.into_iter().chain([id])).map_err(failed)?;
         self.core.store.sync().map_err(|e| fail(e.into()))?;
         undone.snapshot = Some(snapshot);
         Ok(undone)

@@ -3,8 +3,8 @@
 use super::World;
 use super::merges::{merge, preferring};
 use crate::core::ids::{BranchId, ObjectId};
-use crate::core::record::{Body, DirentRecord};
-use shm_transport::control::{LINE_MAX, Merged, Side};
+use crate::core::record::{Body, DirentRecord, FileBody, ObjectRecord};
+use shm_transport::control::{Command, LINE_MAX, Merged, Side, Undone};
 use shm_transport::wire::FileKind;
 use std::os::unix::fs::MetadataExt;
 
@@ -199,6 +199,91 @@ fn no_preference_decides_one_end_of_a_move() {
         assert!(!merged.applied, "{merged:?}");
         world.applies(&preferring("c", into_parent, &[(".", Side::Ours)]));
         world.shows(if into_parent { p } else { c }, "/z", "one");
+    }
+}
+
+/// Another name changes a file's record, and not the file: its removal together with its directory was called a conflict.
+#[test]
+fn a_second_name_of_a_file_whose_directory_goes_is_no_change_of_the_file() {
+    let linked = |world: &World, c: BranchId| {
+        let (root, g) = (world.ino(""), world.ino("d/g"));
+        world.change(c, |view, change| {
+            let (object, record) = world.base_record(view, change, "d/g", Body::File(FileBody::Base));
+            change.object(object, &ObjectRecord { nlink: 2, ..record });
+        });
+        for (dir, name) in [(world.ino("d"), "g"), (root, "second")] {
+            world.name(c, dir, name, DirentRecord::Entry { object: g, kind: FileKind::Regular });
+        }
+    };
+    for into_parent in [true, false] {
+        let world = World::new();
+        let (p, c) = world.parent_and_child();
+        linked(&world, c);
+        world.unlink(p, "d", "g");
+        world.name(p, world.ino(""), "d", DirentRecord::Whiteout);
+        world.applies(&merge("c", into_parent));
+        let id = if into_parent { p } else { c };
+        world.shows(id, "/second", "two");
+        world.lacks(id, "/d");
+    }
+    // Changed besides, it is one.
+    let world = World::new();
+    let (p, c) = world.parent_and_child();
+    linked(&world, c);
+    world.rewrite(c, world.ino("d/g"), "by c");
+    world.unlink(p, "d", "g");
+    world.name(p, world.ino(""), "d", DirentRecord::Whiteout);
+    assert_eq!(world.conflicts(&merge("c", true)), ["d/g: modified here, deleted in the parent"]);
+}
+
+/// Where the loser of a move had put the file, the winner's own file stays: it was removed as well.
+#[test]
+fn the_winner_of_a_move_keeps_what_it_has_at_the_other_place() {
+    for into_parent in [true, false] {
+        let world = World::new();
+        std::fs::write(world.base().join("m"), "there").unwrap();
+        let (p, c) = world.parent_and_child();
+        let (root, f) = (world.ino(""), world.ino("f"));
+        world.write(c, "m", "by c");
+        world.unlink(p, "", "m");
+        for (id, name) in [(p, "m"), (c, "z")] {
+            world.mode(id, "f", host_mode(&world, "f"));
+            world.name(id, root, "f", DirentRecord::Whiteout);
+            world.name(id, root, name, DirentRecord::Entry { object: f, kind: FileKind::Regular });
+        }
+        assert_eq!(world.conflicts(&merge("c", into_parent)), ["m: both modified", "z: both moved"]);
+        world.applies(&preferring("c", into_parent, &[(".", Side::Ours)]));
+        let id = if into_parent { p } else { c };
+        world.shows(id, "/m", "by c");
+        world.shows(id, "/z", "one");
+    }
+}
+
+/// The same file, put back on both sides and changed on one: the other one's was lost without a word.
+#[test]
+fn what_both_sides_put_back_differently_is_a_conflict() {
+    for into_parent in [true, false] {
+        for winner in [None, Some(Side::Ours), Some(Side::Theirs)] {
+            let world = World::new();
+            let p = world.make("p");
+            world.unlink(p, "", "f");
+            let c = world.fork("c", "p");
+            for branch in ["p", "c"] {
+                let to = Some("@base".into());
+                let undo = Command::Undo { branch: branch.into(), to, paths: vec!["f".into()], dry_run: false };
+                world.ask::<Undone>(&undo).unwrap();
+            }
+            let dry = Command::Merge { branch: "c".into(), into_parent, dry_run: true, prefer: Vec::new() };
+            assert!(world.merged(&dry).conflicts.is_empty(), "both are the same");
+            world.rewrite(p, world.ino("f"), "by p");
+            let Some(side) = winner else {
+                assert_eq!(world.conflicts(&merge("c", into_parent)), ["f: both added"]);
+                continue;
+            };
+            world.applies(&preferring("c", into_parent, &[(".", side)]));
+            let id = if into_parent { p } else { c };
+            world.shows(id, "/f", if side == Side::Ours { "one" } else { "by p" });
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! What goes with a branch or snapshot, and what must stay for others.
 
 use super::World;
-use super::merges::merge;
+use super::merges::{merge, preferring};
 use crate::core::ids::BranchId;
 use crate::core::keys;
-use crate::core::record::{Body, FileBody};
-use shm_transport::control::{BranchInfo, Collected, Command, CommitPlan, Limit, Limits, Merged, Removed, Undone};
+use crate::core::record::{Body, FileBody, ObjectRecord};
+use shm_transport::control::{
+    BranchInfo, Collected, Command, CommitPlan, Limit, Limits, Merged, Removed, Side, Undone,
+};
 
 impl World {
     pub(super) fn delete(&self, name: &str) -> Removed {
@@ -179,6 +181,34 @@ fn who_takes_a_content_along_counts_it() {
     assert_eq!(world.used("c"), (4096, 1));
     world.undone("c", "s");
     world.shows(c, "/new", "text");
+}
+
+/// An undo and a merge take a content over from a branch that has no part in it, which uses less then.
+#[test]
+fn what_is_taken_from_a_third_branch_counts_there_no_longer() {
+    let world = World::new();
+    let (p, c) = world.parent_and_child();
+    world.add(p, world.ino(""), "new", "text");
+    world.applies(&merge("c", false));
+    world.undone("c", "@base");
+    assert_eq!((world.limited("p"), world.limited("c")), ((4096, 1), (0, 0)));
+    let to = Some("before-undo-1".into());
+    let undo = Command::Undo { branch: "c".into(), to, paths: vec!["new".into()], dry_run: false };
+    world.ask::<Undone>(&undo).unwrap();
+    assert_eq!((world.used("p"), world.used("c")), ((0, 1), (4096, 1)));
+    // From `c`, which the others do not go on from, on to `p`.
+    let d = world.fork("d", "p");
+    world.change(d, |view, change| {
+        let object = view.child(view.root, b"new").unwrap().unwrap().object;
+        let record = view.object(object).unwrap().unwrap().value;
+        change.object(object, &ObjectRecord { mode: 0o600, ..record });
+    });
+    world.undone("p", "@base");
+    world.applies(&preferring("d", true, &[(".", Side::Ours)]));
+    assert_eq!((world.used("p"), world.used("c")), ((4096, 1), (0, 1)));
+    for id in [p, c, d] {
+        world.shows(id, "/new", "text");
+    }
 }
 
 /// Content files of a branch's head.

@@ -460,6 +460,8 @@ impl World {
         for name in self.model.lines.keys().cloned().collect::<Vec<_>>() {
             self.real.unmount(&name);
         }
+        // What waits for its removal would be found by the next start only after a pause.
+        self.real.core.sync().unwrap();
         let (model, numbers) = (self.model.clone(), self.numbers.clone());
         *self = Self::open(Arc::clone(&self.dir), self.store_dir.clone(), self.disk.after_kill(), model, numbers);
     }
