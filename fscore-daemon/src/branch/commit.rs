@@ -56,6 +56,9 @@ impl Branches {
                 .hint("`agentfs status` finishes or takes back an interrupted one")
                 .done());
         }
+        if !dry_run {
+            self.refuse_pending(self.record(id)?.base)?;
+        }
         let branch = self.loaded(id)?;
         refuse_mounted(&self.core, id, name, "committed")?;
         // Of a sealed base, with what has become of the original.
@@ -79,12 +82,8 @@ impl Branches {
         plan.id = self.core.new_commit().map_err(fail)?;
         let journal = self.journal(plan.id);
         let base_id = self.record(id)?.base.unwrap_or(BaseId(0));
-        let kept = self.keep(id, base_id, &mut comparison)?;
-        let written = write_plan(&journal, &steps).map_err(|e| fail_store("write the commit plan", &e));
-        if let (Err(_), Some(kept)) = (&written, &kept) {
-            self.drop_kept(kept);
-        }
-        written?;
+        let ground = self.keep(id, base_id, &mut comparison)?;
+        write_plan(&journal, &steps).map_err(|e| fail_store("write the commit plan", &e))?;
         let mut now = branch.view_mut();
         let still = refuse_mounted(&self.core, id, name, "committed").and_then(|()| {
             if now.head() == view.head() {
@@ -93,23 +92,12 @@ impl Branches {
             Err(refuse(ErrorCode::Busy, format!("branch {name} was changed meanwhile")).hint("run it again").done())
         });
         let created = self.core.clock.now();
-        let ground = kept.as_ref().map(|kept| kept.ground);
         let frozen = still.and_then(|()| {
             self.freeze_view(&branch, &mut now, |batch, epoch| {
                 batch.put(keys::commit(plan.id), CommitRecord { branch: id, epoch, created, ground }.encode());
-                batch.changes.extend(kept.iter().flat_map(|kept| kept.batch.changes.clone()));
             })
         });
-        if frozen.is_ok() && kept.is_some() {
-            now.chain = self.core.chain(now.head()).map_err(failed)?;
-        }
         drop(now);
-        match (&frozen, &kept) {
-            (Ok(_), Some(_)) => self.stand_anew(base_id, id).map_err(failed)?,
-            // Unless the batch may have come to the log all the same.
-            (Err(_), Some(kept)) if self.core.store.get(&keys::commit(plan.id)).is_none() => self.drop_kept(kept),
-            _ => {}
-        }
         let durable = frozen.and_then(|_| self.core.store.sync().map_err(|e| fail(e.into())));
         if let Err(failure) = durable {
             if self.core.store.get(&keys::commit(plan.id)).is_none() {
@@ -145,7 +133,7 @@ impl Branches {
         let left = self.owners(&old.chain).map_err(fail)?;
         mark_reclaiming(&mut batch, &left);
         let parent = match self.record(record.branch)?.base {
-            Some(base) => Some(self.ground_for(base, &mut batch)?),
+            Some(base) => Some(self.last_ground(base, &mut batch)?),
             None => None,
         };
         // A copy of the base was good up to here; the branch's snapshots still show it.
@@ -172,10 +160,7 @@ impl Branches {
         if id == 0 {
             return Ok(());
         }
-        let record = self.commit_record(id)?;
-        if let (Some(ground), Some(base)) = (record.ground, self.record(record.branch)?.base) {
-            self.unkeep(base, ground).map_err(fail)?;
-        }
+        self.commit_record(id)?;
         let mut batch = Batch { reclaims: true, ..Batch::default() };
         batch.delete(keys::commit(id));
         self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;

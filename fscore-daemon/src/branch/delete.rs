@@ -276,23 +276,6 @@ impl Branches {
 
     /// Removes all records of epochs that nobody can look at, and the content files that they own.
     fn remove_epochs(&self, epochs: &BTreeSet<EpochId>) -> FsResult<Freed> {
-        let freed = self.empty(epochs)?;
-        let mut batch = reclaiming();
-        for &epoch in epochs {
-            batch.delete(keys::epoch(epoch));
-        }
-        if !batch.is_empty() {
-            self.core.store.commit(&batch)?;
-        }
-        Ok(freed)
-    }
-
-    /// Removes the records of an epoch that stays. Nobody looks at it meanwhile.
-    pub(super) fn clear(&self, epoch: EpochId) -> FsResult<()> {
-        self.empty(&BTreeSet::from([epoch])).map(drop)
-    }
-
-    fn empty(&self, epochs: &BTreeSet<EpochId>) -> FsResult<Freed> {
         let mut freed = Freed::default();
         let store = self.core.store.as_ref();
         // Whoever refers to these epochs no longer must stay so across a power loss before a file goes.
@@ -340,6 +323,13 @@ impl Branches {
             for letter in [b'p', b'q'] {
                 self.remove_keys(&keys::prefix(letter, &[epoch.0]))?;
             }
+        }
+        let mut batch = reclaiming();
+        for &epoch in epochs {
+            batch.delete(keys::epoch(epoch));
+        }
+        if !batch.is_empty() {
+            store.commit(&batch)?;
         }
         Ok(freed)
     }

@@ -2,8 +2,8 @@
 
 use super::Branches;
 use super::diff::Comparison;
-use super::info::{fail, fail_branch, fail_store, refuse};
-use super::paths::{Name, split};
+use super::info::{fail, fail_branch, refuse};
+use super::paths::Name;
 use crate::core::base::Base;
 use crate::core::change::Change;
 use crate::core::edit::record_from_base;
@@ -11,11 +11,13 @@ use crate::core::error::{FsError, FsResult, io};
 use crate::core::ground::{GroundRecord, NOBODY};
 use crate::core::ids::{BaseId, BranchId, ContentId, EpochId, ObjectId};
 use crate::core::keys;
-use crate::core::record::{Body, DirentRecord, EpochRecord, FileBody};
+use crate::core::record::{Body, CommitRecord, DirentRecord, EpochRecord, FileBody};
 use crate::core::view::View;
 use crate::core::xattr::base_set;
+use crate::errno::errno;
 use crate::store::Batch;
 use shm_transport::control::{ErrorCode, Failure};
+use shm_transport::wire::{Errno, FileKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -23,13 +25,8 @@ use std::sync::Arc;
 /// Numbers that are kept free for the grounds of one base: a commit that others have to be kept from takes one.
 const ROW: u64 = 1 << 24;
 
-/// What a commit adds to its first batch.
-pub(super) struct Kept {
-    /// The ground that has it.
-    pub(super) ground: EpochId,
-    pub(super) batch: Batch,
-    contents: Vec<ContentId>,
-}
+/// Objects whose records one batch has.
+const CHUNK: usize = 5_000;
 
 /// What is kept, and of which objects the bytes too.
 struct Wanted<'a> {
@@ -48,6 +45,15 @@ impl Branches {
     /// The ground that a branch of a base stands on from now on; the first one of the base is added to the batch. It is
     /// older than every epoch that is numbered afterwards.
     pub(super) fn ground_for(&self, base: BaseId, batch: &mut Batch) -> Result<EpochId, Failure> {
+        // What is made while a commit is carried out sees the base as it was before.
+        if let Some(ground) = self.pending_on(base)?.and_then(|(_, record)| record.ground) {
+            return Ok(ground);
+        }
+        self.last_ground(base, batch)
+    }
+
+    /// The last ground of a base.
+    pub(super) fn last_ground(&self, base: BaseId, batch: &mut Batch) -> Result<EpochId, Failure> {
         if let Some(record) = self.ground_record(base)? {
             return Ok(record.last);
         }
@@ -58,13 +64,33 @@ impl Branches {
         Ok(last)
     }
 
+    /// The commit into a base that is under way.
+    pub(super) fn pending_on(&self, base: BaseId) -> Result<Option<(u64, CommitRecord)>, Failure> {
+        let of_base = |(_, commit): &(u64, CommitRecord)| {
+            self.core.branch_record(commit.branch).is_ok_and(|branch| branch.base == Some(base))
+        };
+        Ok(self.commits()?.into_iter().find(of_base))
+    }
+
+    /// Refuses while a commit into a base is under way.
+    pub(super) fn refuse_pending(&self, base: Option<BaseId>) -> Result<(), Failure> {
+        let Some((_, commit)) = base.map_or(Ok(None), |base| self.pending_on(base))? else { return Ok(()) };
+        let name = self.name_of(commit.branch);
+        Err(refuse(ErrorCode::Busy, format!("a commit of branch {name} into the same base is under way"))
+            .hint("`agentfs status` finishes or takes back an interrupted one")
+            .done())
+    }
+
     /// Keeps what a commit of a branch is about to replace, where another branch or a snapshot stands on the same base.
+    ///
+    /// It is what the base has at these places until the commit is carried out, so that it may be written bit by bit, and
+    /// stays where the commit is not carried out or taken back.
     pub(super) fn keep(
         &self,
         id: BranchId,
         base: BaseId,
         comparison: &mut Comparison<'_>,
-    ) -> Result<Option<Kept>, Failure> {
+    ) -> Result<Option<EpochId>, Failure> {
         let Some(GroundRecord { last, lowest }) = self.ground_record(base)? else { return Ok(None) };
         let others = self.records()?.into_iter().any(|(other, record)| other != id && record.base == Some(base));
         if !others && self.snapshots_of(id)?.is_empty() {
@@ -75,141 +101,186 @@ impl Branches {
             return Ok(None);
         }
         let next = EpochId(last.0 - 1);
-        let mut kept = Kept { ground: last, batch: Batch::default(), contents: Vec::new() };
-        let done = wanted(comparison).and_then(|wanted| self.gather(&wanted, comparison, &mut kept));
-        if let Err(e) = done {
-            self.drop_kept(&kept);
-            let gone = matches!(e, FsError::Stale | FsError::NotFound);
-            return Err(if gone {
+        let mut batch = Batch::default();
+        batch.put(keys::epoch(last), EpochRecord { parent: Some(next), branch: NOBODY, base: None }.encode());
+        batch.put(keys::epoch(next), EpochRecord { parent: None, branch: NOBODY, base: None }.encode());
+        batch.put(keys::ground(base), GroundRecord { last: next, lowest }.encode());
+        self.core.store.commit(&batch).map_err(|e| fail(e.into()))?;
+        self.stand_anew(last, next);
+        let done = wanted(comparison).and_then(|wanted| self.fill(&wanted, comparison, last));
+        self.core.bar_all();
+        done.map(|()| Some(last)).map_err(|e| {
+            if matches!(e, FsError::Stale | FsError::NotFound) {
                 refuse(ErrorCode::Busy, "the base was changed meanwhile").hint("run it again").done()
             } else {
                 fail_branch(&self.name_of(id), e)
-            });
-        }
-        if let Err(e) = self.core.contents.sync_all() {
-            self.drop_kept(&kept);
-            return Err(fail_store("make contents durable", &e));
-        }
-        let below = EpochRecord { parent: Some(next), branch: NOBODY, base: None };
-        kept.batch.put(keys::epoch(last), below.encode());
-        kept.batch.put(keys::epoch(next), EpochRecord { parent: None, branch: NOBODY, base: None }.encode());
-        kept.batch.put(keys::ground(base), GroundRecord { last: next, lowest }.encode());
-        Ok(Some(kept))
+            }
+        })
     }
 
-    /// Content files that no record refers to.
-    pub(super) fn drop_kept(&self, kept: &Kept) {
-        for id in &kept.contents {
-            if let Err(error) = self.core.contents.remove(*id) {
-                tracing::warn!(content = %id, %error, "a content file without a use stays until the next start");
+    /// Views in memory go on from a ground to the next.
+    fn stand_anew(&self, ground: EpochId, next: EpochId) {
+        for branch in self.core.loaded_branches() {
+            let mut view = branch.view_mut();
+            if view.chain.last() == Some(&ground) {
+                view.chain = view.chain.iter().copied().chain([next]).collect();
             }
         }
     }
 
-    fn gather(&self, wanted: &Wanted<'_>, comparison: &Comparison<'_>, kept: &mut Kept) -> FsResult<()> {
-        let view = View { branch: NOBODY, chain: [kept.ground].into(), ..wanted.live.clone() };
-        let mut change = Change::new(&view);
-        let mut names = wanted.names.clone();
-        for (&object, &bytes) in &wanted.objects {
+    fn fill(&self, wanted: &Wanted<'_>, comparison: &Comparison<'_>, ground: EpochId) -> FsResult<()> {
+        let view = View { branch: NOBODY, chain: [ground].into(), ..wanted.live.clone() };
+        let objects: Vec<_> = wanted.objects.iter().map(|(object, bytes)| (*object, *bytes)).collect();
+        let names: Vec<_> = wanted.names.iter().collect();
+        // Objects first: a name that leads to one stands for it from then on.
+        for some in objects.chunks(CHUNK) {
+            let mut made = Vec::new();
+            let kept = self.keep_objects(wanted, &view, some, &mut made).and_then(|change| {
+                self.core.contents.sync_all().map_err(io("make contents durable"))?;
+                change.commit(self.core.store.as_ref())
+            });
+            if let Err(e) = kept {
+                // Unless the batch may have come to the log all the same.
+                if !matches!(e, FsError::Store(_)) {
+                    self.drop_contents(&made);
+                }
+                return Err(e);
+            }
+        }
+        for some in names.chunks(CHUNK) {
+            let mut change = Change::new(&view);
+            for (dir, name) in some {
+                let found = comparison.tree.base_child(*dir, name)?;
+                let record =
+                    found.map_or(DirentRecord::Whiteout, |s| DirentRecord::Entry { object: s.object, kind: s.kind });
+                change.dirent(*dir, name, record, true);
+                change.prename(*dir, name, found.map(|s| s.object));
+            }
+            change.commit(self.core.store.as_ref())?;
+        }
+        Ok(())
+    }
+
+    fn keep_objects(
+        &self,
+        wanted: &Wanted<'_>,
+        view: &View,
+        objects: &[(ObjectId, bool)],
+        made: &mut Vec<ContentId>,
+    ) -> FsResult<Change> {
+        let mut change = Change::new(view);
+        for &(object, bytes) in objects {
             let (mut record, stat) = record_from_base(&wanted.live, object)?;
-            if bytes && record.body == Body::File(FileBody::Base) {
+            if bytes
+                && record.body == Body::File(FileBody::Base)
+                && let Some(source) = readable(wanted.base.file(object))?
+            {
                 let content = self.core.new_content()?;
-                let source = wanted.base.file(object)?;
                 let before = wanted.base.stat_fd(object, &source)?.identity();
                 self.core.contents.copy_from(content, source.as_fd(), None).map_err(io("keep what is replaced"))?;
-                kept.contents.push(content);
+                made.push(content);
                 if before != stat.identity() || wanted.base.stat(object)?.identity() != before {
                     return Err(FsError::Stale);
                 }
                 record.body = Body::File(FileBody::Content(content));
                 change.content(content, object);
             }
-            change.xattrs(object, &base_set(wanted.base, object)?);
+            if let Some(set) = readable(base_set(wanted.base, object))? {
+                change.xattrs(object, &set);
+            }
             change.object(object, &record);
             change.preimage(object, &stat.identity());
             wanted.base.pin(object, &mut change.batch);
-            names.extend(wanted.base.locators(object));
         }
-        for (dir, name) in names {
-            let found = comparison.tree.base_child(dir, &name)?;
-            let record =
-                found.map_or(DirentRecord::Whiteout, |s| DirentRecord::Entry { object: s.object, kind: s.kind });
-            change.dirent(dir, &name, record, true);
-            change.prename(dir, &name, found.map(|s| s.object));
-        }
-        kept.batch = change.batch;
-        Ok(())
+        Ok(change)
     }
 
-    /// What was kept is on record: all that stand on the ground look at it from now on.
-    pub(super) fn stand_anew(&self, base: BaseId, but: BranchId) -> FsResult<()> {
-        self.core.bar_all();
-        for branch in self.core.loaded_branches() {
-            if branch.id != but && self.core.branch_record(branch.id)?.base == Some(base) {
-                let mut view = branch.view_mut();
-                view.chain = self.core.chain(view.head())?;
+    fn drop_contents(&self, contents: &[ContentId]) {
+        for id in contents {
+            if let Err(error) = self.core.contents.remove(*id) {
+                tracing::warn!(content = %id, %error, "a content file without a use stays until the next start");
             }
         }
-        Ok(())
-    }
-
-    /// A commit is taken back: the base has all that was kept for others.
-    pub(super) fn unkeep(&self, base: BaseId, ground: EpochId) -> FsResult<()> {
-        let branches: Vec<_> = self.core.loaded_branches();
-        let mut still = Vec::new();
-        for branch in &branches {
-            // One that is being deleted has no record.
-            if self.core.branch_record(branch.id).is_ok_and(|record| record.base == Some(base)) {
-                still.push(branch.view_mut());
-            }
-        }
-        let cleared = self.clear(ground);
-        self.core.bar_all();
-        cleared
     }
 }
 
-/// What the base has where it is about to change.
+/// `None` for what the daemon's user may not read: no branch of its could show it either.
+fn readable<T>(found: FsResult<T>) -> FsResult<Option<T>> {
+    match found {
+        Err(e) if errno(&e) == Errno::EACCES => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// What the base has where it is about to change. What follows the host by itself is not among it: directories in which
+/// nothing but names change, and what moves along with its directory.
 fn wanted<'a>(comparison: &mut Comparison<'a>) -> FsResult<Wanted<'a>> {
     let view = comparison.tree.view;
     let base = view.base.as_ref().ok_or(FsError::Stale)?;
-    let mut wanted = Wanted {
-        live: View { chain: [].into(), ..view.clone() },
-        base,
-        names: BTreeSet::new(),
-        objects: BTreeMap::new(),
-    };
-    // Objects of the base that stay, wherever, with the bytes that they have.
-    let mut stay = BTreeSet::new();
-    for object in comparison.entries.values().filter_map(|entry| entry.branch).filter(|object| object.is_base()) {
-        let body = view.object(object)?.map(|found| found.value.body);
-        if !matches!(body, Some(Body::File(FileBody::Content(_) | FileBody::Hole { .. }))) {
-            stay.insert(object);
-            // Its links may be counted anew.
-            if view.base_of(object).is_some_and(|base| base.stat(object).is_ok()) {
-                wanted.objects.insert(object, false);
+    let live = View { chain: [].into(), ..view.clone() };
+    let mut wanted = Wanted { live, base, names: BTreeSet::new(), objects: BTreeMap::new() };
+    let changed = comparison.changed;
+    let mut left = Vec::new();
+    for (dir, name) in changed.names.iter().filter(|(dir, _)| dir.is_base()) {
+        let (is, was) = (comparison.tree.child(*dir, name)?, comparison.tree.base_child(*dir, name)?);
+        if is.map(|(object, _)| object) != was.map(|stat| stat.object) {
+            wanted.names.insert((*dir, name.clone()));
+            left.extend(was);
+        }
+    }
+    // What loses its name, and what is in directories that go.
+    while let Some(stat) = left.pop() {
+        let stays = has_place(comparison, stat.object, stat.kind)?;
+        let bytes = !stays || !is_of_base(view, stat.object)?;
+        if wanted.objects.insert(stat.object, bytes).is_some() || stays || stat.kind != FileKind::Directory {
+            continue;
+        }
+        for name in comparison.tree.base_names(stat.object)? {
+            if let Some(inner) = comparison.tree.base_child(stat.object, &name)? {
+                wanted.names.insert((stat.object, name));
+                left.push(inner);
             }
         }
     }
-    let entries: Vec<_> =
-        comparison.entries.iter().map(|(path, entry)| (path.clone(), entry.branch, entry.base)).collect();
-    for (path, is, was) in entries {
-        let (above, name) = split(&path);
-        if !path.is_empty()
-            && let Some(dir) = comparison.tree.directories(above)?.1
-        {
-            wanted.names.insert((dir, name.to_vec()));
-            wanted.objects.entry(dir).or_insert(false);
+    // What stays at its name, and is another object or has other attributes then.
+    for &object in changed.objects.iter().filter(|object| object.is_base()) {
+        if wanted.objects.contains_key(&object) {
+            continue;
         }
-        if let Some(stat) = was {
-            // The times of a file go with its bytes.
-            let aged = || -> FsResult<bool> {
-                let facts = comparison.branch_facts(stat.object)?;
-                Ok(!facts.same_time(&comparison.base_facts(&stat)?))
-            };
-            let goes = !stay.contains(&stat.object) || (is == Some(stat.object) && aged()?);
-            *wanted.objects.entry(stat.object).or_insert(goes) |= goes;
+        let Some(stat) = super::paths::present(base.stat(object).map(Some))? else { continue };
+        if !has_place(comparison, object, stat.kind)? {
+            continue;
+        }
+        let (is, was) = (comparison.branch_facts(object)?, comparison.base_facts(&stat)?);
+        // The times of a file go with its bytes, those of a directory with its names.
+        let aged = stat.kind != FileKind::Directory && !is.same_time(&was);
+        let replaced = aged || !is_of_base(view, object)?;
+        let links = view.object(object)?.map_or(stat.attr.nlink, |found| found.value.nlink);
+        let linked = stat.kind != FileKind::Directory && links != stat.attr.nlink;
+        if replaced || linked || !is.same_attributes(&was) {
+            wanted.objects.insert(object, replaced);
+        }
+        if replaced {
+            for (dir, name) in base.locators(object) {
+                if comparison.tree.base_child(dir, &name)?.is_some_and(|found| found.object == object) {
+                    wanted.names.insert((dir, name));
+                }
+            }
         }
     }
     Ok(wanted)
+}
+
+/// Whether the branch has an object of the base somewhere.
+fn has_place(comparison: &mut Comparison<'_>, object: ObjectId, kind: FileKind) -> FsResult<bool> {
+    if kind == FileKind::Directory {
+        return Ok(comparison.tree.directory(object)?.is_some());
+    }
+    Ok(!comparison.tree.places(object)?.is_empty())
+}
+
+/// Whether the bytes of a file are those of the base.
+fn is_of_base(view: &View, object: ObjectId) -> FsResult<bool> {
+    let body = view.object(object)?.map(|found| found.value.body);
+    Ok(!matches!(body, Some(Body::File(FileBody::Content(_) | FileBody::Hole { .. }))))
 }

@@ -64,7 +64,7 @@ pub fn dirent(dir: ObjectId, epoch: EpochId, name: &[u8]) -> Vec<u8> {
 pub fn epoch(id: EpochId) -> Vec<u8> {
     key(b'E', &[id.0], &[])
 }
-/// `G base` → [`super::record::GroundRecord`]: the ground that new branches of the base stand on.
+/// `G base` → [`super::ground::GroundRecord`]: the ground that new branches of the base stand on.
 pub fn ground(base: BaseId) -> Vec<u8> {
     key(b'G', &[base.0], &[])
 }

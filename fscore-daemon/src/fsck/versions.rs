@@ -55,6 +55,7 @@ pub(super) fn check(tables: &Tables, found: &mut Vec<Finding>) -> BTreeSet<Epoch
             found.push(Finding::error("commit-broken", &keys::commit(*id), "its branch or its state is missing"));
         }
         reach(tables, commit.epoch, &mut reached, found);
+        commit.ground.into_iter().for_each(|ground| reach(tables, ground, &mut reached, found));
     }
     for (base, ground) in &tables.grounds {
         if tables.epochs.get(&ground.last).is_none_or(|epoch| epoch.branch != NOBODY) {

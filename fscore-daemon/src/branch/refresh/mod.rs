@@ -66,6 +66,7 @@ impl Branches {
         }
         let branch = self.loaded(id)?;
         if !request.dry_run {
+            self.refuse_pending(self.record(id)?.base)?;
             refuse_mounted(&self.core, id, name, "refreshed")?;
         }
         let mut view = branch.view_mut();
@@ -101,13 +102,14 @@ impl Branches {
         }
         let mut batch = Batch::default();
         let head = if let Some(state) = &outcome.state {
-            let (result, head) = (self.core.new_epoch().map_err(fail)?, self.core.new_epoch().map_err(fail)?);
             let snapshot = self.free_name(id, "before-refresh-")?;
             let created = self.core.clock.now();
+            // Older than what stands on it.
             let ground = match self.record(id)?.base {
                 Some(base) => Some(self.ground_for(base, &mut batch)?),
                 None => None,
             };
+            let (result, head) = (self.core.new_epoch().map_err(fail)?, self.core.new_epoch().map_err(fail)?);
             state.put(&now, (result, ground), &mut batch);
             state.pin(&base, &mut batch);
             outcome.renewed.put(result, &mut batch);

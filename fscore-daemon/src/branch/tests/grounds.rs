@@ -132,7 +132,7 @@ fn what_both_changed_is_a_conflict_as_ever() {
 }
 
 #[test]
-fn a_commit_that_is_taken_back_leaves_nothing_kept() {
+fn a_commit_that_is_taken_back_leaves_others_where_they_stand() {
     let world = World::new();
     let (a, b) = (world.make("a"), world.make("b"));
     world.busy(a);
@@ -142,10 +142,90 @@ fn a_commit_that_is_taken_back_leaves_nothing_kept() {
     world.ask::<()>(&Command::CommitAbort { id: plan.id }).unwrap();
     world.sound();
     assert_eq!(world.seen("b"), others);
-    assert_eq!(super::removals::files(&world), 2, "those of the branch alone");
-    // It follows the base again, also where the commit would have changed it.
+    // Its next change there is known to be of what the base has.
+    world.mode(b, "f", 0o600);
+    assert!(world.conflicting("b").is_empty());
     world.put("f", "by the host");
+    assert_eq!(world.conflicting("b"), ["f"]);
+    world.refreshed("b", Some(Side::Theirs));
     world.shows(b, "/f", "by the host");
+    // It can be done again.
+    let plan = world.prepared("a", true);
+    assert_eq!(plan.conflicts.len(), 1);
+}
+
+#[test]
+fn a_directory_that_is_replaced_by_an_equal_one_is_whole_for_others() {
+    let world = World::new();
+    fs::write(world.base().join("d/same"), "same").unwrap();
+    world.age(&["d/g", "d/same"]);
+    let (a, b) = (world.make("a"), world.make("b"));
+    let (root, d) = (world.ino(""), world.ino("d"));
+    for name in ["g", "same"] {
+        world.unlink(a, "d", name);
+    }
+    world.mode(a, "d", 0o755);
+    world.change(a, |view, change| {
+        let record = view.object(d).unwrap().unwrap().value;
+        change.object(d, &crate::core::record::ObjectRecord { nlink: 0, ..record });
+    });
+    let new = world.mkdir(a, root, "d");
+    world.add(a, new, "g", "other");
+    world.add_like(a, "d", "same", "same", true);
+    world.change(a, |view, change| {
+        // Where the helper put it: in the old directory.
+        let found = view.dirent(d, b"same").unwrap().unwrap().value;
+        change.dirent(new, b"same", found, true);
+        change.dirent(d, b"same", DirentRecord::Whiteout, true);
+    });
+    let seen = world.seen("b");
+    let plan = world.prepared("a", false);
+    fs::rename(world.base().join("d"), world.dir.path().join("gone")).unwrap();
+    fs::create_dir(world.base().join("d")).unwrap();
+    world.put("d/g", "other");
+    world.put("d/same", "same");
+    fs::remove_dir_all(world.dir.path().join("gone")).unwrap();
+    world.finished(&plan);
+    assert_eq!(world.seen("b"), seen);
+    world.shows(b, "/d/same", "same");
+}
+
+#[test]
+fn one_commit_into_a_base_at_a_time() {
+    let world = World::new();
+    let (a, b) = (world.make("a"), world.make("b"));
+    world.busy(a);
+    world.add(b, world.ino(""), "other", "text");
+    let others = world.seen("b");
+    let plan = world.prepared("a", false);
+    let second = Command::CommitPrepare { branch: "b".into(), dry_run: false, prefer: Vec::new() };
+    assert_eq!(world.refused(&second), ErrorCode::Busy);
+    let refresh = Command::Merge { branch: "b".into(), into_parent: false, dry_run: false, prefer: Vec::new() };
+    assert_eq!(world.refused(&refresh), ErrorCode::Busy);
+    // Who begins now begins with the base as it was.
+    world.make("late");
+    world.busy_base();
+    world.finished(&plan);
+    let late = world.seen("late");
+    assert_eq!(late.len() + 1, others.len());
+    assert!(late.iter().all(|(path, line)| others.get(path) == Some(line)));
+    world.finished(&world.prepared("b", false));
+}
+
+#[test]
+fn what_the_host_does_beside_a_commit_is_followed() {
+    let world = World::new();
+    let (a, b) = (world.make("a"), world.make("b"));
+    world.add(a, world.ino("d"), "new", "text");
+    let plan = world.prepared("a", false);
+    world.put("d/new", "text");
+    world.finished(&plan);
+    world.lacks(b, "/d/new");
+    // The directory in which the name is was not changed itself.
+    fs::rename(world.base().join("d"), world.dir.path().join("gone")).unwrap();
+    fs::create_dir(world.base().join("d")).unwrap();
+    world.add_in_base("d/built", "by the host");
+    world.shows(b, "/d/built", "by the host");
 }
 
 #[test]
