@@ -222,8 +222,8 @@ impl Merge<'_> {
             }
             return Ok(());
         }
-        // Of other kinds the names were judged.
-        if kind != FileKind::Directory {
+        // Of other kinds the names were judged; a directory that ours moved comes as ours has it.
+        if kind != FileKind::Directory || self.names.values().any(|entry| object_of(*entry) == Some(object)) {
             return Ok(());
         }
         let there = self.target(object)?.filter(|there| *there != object);

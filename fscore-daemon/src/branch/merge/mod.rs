@@ -169,7 +169,7 @@ impl<'a> Merge<'a> {
     }
 
     /// The directory of theirs that holds what ours has in `dir`; `None` where theirs has none any more. A directory
-    /// that ours made and theirs lacks is its own.
+    /// that theirs lacks is its own if ours made it, or moved it: then it stays where ours has it.
     fn target(&mut self, dir: ObjectId) -> FsResult<Option<ObjectId>> {
         if let Some(known) = self.targets.get(&dir) {
             return Ok(*known);
@@ -189,11 +189,16 @@ impl<'a> Merge<'a> {
             match there {
                 // Another directory in its place, which was not there before.
                 Some((object, FileKind::Directory)) if self.fork.directory(object)?.is_none() => Some(object),
-                _ => (!in_fork).then_some(dir),
+                _ => (!in_fork || self.is_moved(dir)?).then_some(dir),
             }
         };
         self.targets.insert(dir, found);
         Ok(found)
+    }
+
+    /// Whether ours has a directory of the fork at another place.
+    fn is_moved(&mut self, dir: ObjectId) -> FsResult<bool> {
+        Ok(self.ours.directory(dir)?.is_some() && self.ours.branch_parent(dir)? != self.fork.branch_parent(dir)?)
     }
 
     /// What ours placed, and is new to theirs, comes with all that it is.

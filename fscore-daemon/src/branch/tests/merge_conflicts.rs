@@ -236,6 +236,76 @@ fn a_second_name_of_a_file_whose_directory_goes_is_no_change_of_the_file() {
     assert_eq!(world.conflicts(&merge("c", true)), ["d/g: modified here, deleted in the parent"]);
 }
 
+/// A directory that the branch moved, and the parent deleted, stays where the branch has it. What was new in it was called a
+/// conflict, and was lost if the parent was to win.
+#[test]
+fn a_moved_directory_that_the_other_side_deleted_stays_with_what_is_new_in_it() {
+    for prefer in [&[][..], &[(".", Side::Ours)], &[(".", Side::Theirs)]] {
+        for into_parent in [true, false] {
+            let world = World::new();
+            let (p, c) = world.parent_and_child();
+            let d = world.ino("d");
+            world.move_d(c, "e");
+            world.change(c, |view, change| {
+                let record = view.object(d).unwrap().unwrap().value;
+                change.object(d, &ObjectRecord { mode: 0o700, ..record });
+            });
+            let sub = world.mkdir(c, d, "sub");
+            world.add(c, sub, "new", "by c");
+            world.unlink(p, "d", "g");
+            world.name(p, world.ino(""), "d", DirentRecord::Whiteout);
+            world.applies(&preferring("c", into_parent, prefer));
+            let id = if into_parent { p } else { c };
+            let tree = world.tree(&world.view(id));
+            assert_eq!(tree.keys().collect::<Vec<_>>(), ["/e", "/e/sub", "/e/sub/new", "/f"]);
+            world.shows(id, "/e/sub/new", "by c");
+            assert!(tree["/e"].starts_with("Directory 700 "), "{tree:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_modified_in_a_moved_directory_that_the_other_side_deleted_is_a_conflict_of_its_own() {
+    let side = |prefer: &[(&str, Side)], into_parent| {
+        let world = World::new();
+        let (p, c) = world.parent_and_child();
+        world.move_d(c, "e");
+        world.write(c, "d/g", "by c");
+        world.add(c, world.ino("d"), "new", "by c");
+        world.unlink(p, "d", "g");
+        world.name(p, world.ino(""), "d", DirentRecord::Whiteout);
+        assert_eq!(world.conflicts(&merge("c", into_parent)), ["e/g: modified here, deleted in the parent"]);
+        world.applies(&preferring("c", into_parent, prefer));
+        let id = if into_parent { p } else { c };
+        world.shows(id, "/e/new", "by c");
+        world.tree(&world.view(id)).get("/e/g").cloned()
+    };
+    for into_parent in [true, false] {
+        assert!(side(&[(".", Side::Ours)], into_parent).is_some_and(|line| line.ends_with(" by c")));
+        assert_eq!(side(&[(".", Side::Theirs)], into_parent), None);
+    }
+}
+
+/// Where the parent has something else at the new place, nothing is left to put it into, unless the branch wins there.
+#[test]
+fn a_moved_directory_whose_new_place_is_taken_is_a_conflict_with_what_is_new_in_it() {
+    for into_parent in [true, false] {
+        let world = World::new();
+        let (p, c) = world.parent_and_child();
+        world.move_d(c, "e");
+        world.add(c, world.ino("d"), "new", "by c");
+        world.unlink(p, "d", "g");
+        world.name(p, world.ino(""), "d", DirentRecord::Whiteout);
+        world.add(p, world.ino(""), "e", "by p");
+        let told = ["e: both added", "e/new: added here, its directory deleted in the parent"];
+        assert_eq!(world.conflicts(&merge("c", into_parent)), told);
+        let half = preferring("c", into_parent, &[("e", Side::Theirs), ("e/new", Side::Ours)]);
+        assert_eq!(world.conflicts(&half), [told[1]]);
+        world.applies(&preferring("c", into_parent, &[(".", Side::Ours)]));
+        world.shows(if into_parent { p } else { c }, "/e/new", "by c");
+    }
+}
+
 /// Where the loser of a move had put the file, the winner's own file stays: it was removed as well.
 #[test]
 fn the_winner_of_a_move_keeps_what_it_has_at_the_other_place() {
