@@ -256,11 +256,13 @@ impl<'a> Between<'a> {
     fn pair_up(&mut self) -> FsResult<()> {
         let (mut lost, mut gained) = (std::mem::take(&mut self.lost), std::mem::take(&mut self.gained));
         // Another directory has the place, and in it the same name leads to the same object: no path changed.
+        let mut stayed = BTreeMap::new();
         for (object, names) in &mut gained {
             let Some(before) = lost.get_mut(object) else { continue };
-            names.retain(|Loose { path, .. }| match before.iter().position(|loose| loose.path == *path) {
+            names.retain(|Loose { path, kind, .. }| match before.iter().position(|loose| loose.path == *path) {
                 Some(at) => {
                     before.remove(at);
+                    stayed.insert(path.clone(), (*object, *kind));
                     false
                 }
                 None => true,
@@ -273,28 +275,30 @@ impl<'a> Between<'a> {
             names.sort_by(|a, b| a.path.cmp(&b.path));
             for Loose { path, kind, .. } in names {
                 let from = lost.get_mut(&object).and_then(Vec::pop).map(|loose| loose.path);
-                let delta = Delta {
-                    kind: if from.is_some() { ChangeKind::Renamed } else { ChangeKind::Added },
-                    object: kind,
-                    metadata_only: false,
-                    size: self.size(true, object)?,
-                    new: Some(object),
-                    old: from.is_some().then_some(object),
-                    from,
-                    edited: false,
-                };
-                self.deltas.insert((path, true), delta);
+                self.tell_gained(path, object, kind, from)?;
+            }
+        }
+        let mut moved = self.moved_directories();
+        for (path, (object, kind)) in stayed {
+            // It did not go with its directory.
+            if is_carried(&moved, &path) {
+                moved.insert(path.clone(), path.clone());
+                self.tell_gained(path.clone(), object, kind, Some(path))?;
             }
         }
         for Loose { path, object, kind } in lost.into_values().flatten() {
             // Another directory has the place, and in it the same name.
-            if let Some(Delta { kind: ChangeKind::Added, new: Some(after), object: after_kind, .. }) =
-                self.deltas.get(&(path.clone(), true))
+            let at = (path.clone(), true);
+            if self.deltas.get(&at).is_some_and(|delta| delta.kind == ChangeKind::Added)
+                && let Some(added) = self.deltas.remove(&at)
+                && let Some(after) = added.new
             {
-                let (after, after_kind) = (*after, *after_kind);
-                self.deltas.remove(&(path.clone(), true));
-                self.compare_pair(path, object, after, (kind, after_kind))?;
-                continue;
+                self.compare_pair(path.clone(), object, after, (kind, added.object))?;
+                if self.deltas.contains_key(&at) || !is_carried(&moved, &path) {
+                    continue;
+                }
+                // It looks the same, and is not the one that went with its directory.
+                self.deltas.insert(at, added);
             }
             let delta = Delta {
                 kind: ChangeKind::Deleted,
@@ -309,6 +313,27 @@ impl<'a> Between<'a> {
             self.deltas.insert((path, false), delta);
         }
         Ok(())
+    }
+
+    fn tell_gained(&mut self, path: Path, object: ObjectId, kind: FileKind, from: Option<Path>) -> FsResult<()> {
+        let delta = Delta {
+            kind: if from.is_some() { ChangeKind::Renamed } else { ChangeKind::Added },
+            object: kind,
+            metadata_only: false,
+            size: self.size(true, object)?,
+            new: Some(object),
+            old: from.is_some().then_some(object),
+            from,
+            edited: false,
+        };
+        self.deltas.insert((path, true), delta);
+        Ok(())
+    }
+
+    /// Directories that are told as moved, by their old paths.
+    fn moved_directories(&self) -> BTreeMap<Path, Path> {
+        let dirs = self.deltas.iter().filter(|(_, delta)| delta.object == FileKind::Directory);
+        dirs.filter_map(|((path, _), delta)| Some((delta.from.clone()?, path.clone()))).collect()
     }
 
     /// An object that both sides have.
@@ -349,6 +374,14 @@ impl<'a> Between<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether the directory that a path is in moved, so that whoever reads of the move takes what is there to have gone along.
+fn is_carried(moved: &BTreeMap<Path, Path>, path: &[u8]) -> bool {
+    let mut above =
+        path.iter().enumerate().rev().filter(|(_, byte)| **byte == b'/').filter_map(|(end, _)| path.get(..end));
+    let nearest = above.find_map(|dir| moved.get(dir).map(|to| to.as_slice() != dir));
+    nearest.unwrap_or(false)
 }
 
 /// Attributes and content of an object of a view; `None` for a base object that the host has no more.

@@ -2,7 +2,7 @@
 
 use super::{World, asked, create};
 use crate::core::ids::BranchId;
-use crate::core::record::{Body, DirentRecord, FileBody};
+use crate::core::record::{Body, DirentRecord, FileBody, ObjectRecord};
 use shm_transport::control::{BranchInfo, Command, Diff, ErrorCode};
 use shm_transport::wire::FileKind;
 
@@ -63,6 +63,43 @@ fn another_directory_in_the_place_of_one_that_moved() {
     let dir = world.mkdir(id, world.ino(""), "d");
     world.add(id, dir, "g", "new");
     assert_eq!(world.diff("a"), ["Added d dir 0", "Added d/g file 3", "Renamed e dir 0 from d"]);
+}
+
+/// What stayed at its path while its directory moved away from around it was not listed: by what was, it went along.
+#[test]
+fn what_did_not_go_with_its_directory_is_listed() {
+    let world = World::new();
+    let id = world.make("a");
+    world.move_d(id, "e");
+    let (old, g) = (world.ino("d"), world.ino("d/g"));
+    world.name(id, old, "g", DirentRecord::Whiteout);
+    let dir = world.mkdir(id, world.ino(""), "d");
+    world.name(id, dir, "g", DirentRecord::Entry { object: g, kind: FileKind::Regular });
+    assert_eq!(world.diff("a"), ["Added d dir 0", "Renamed d/g file 3 from d/g", "Renamed e dir 0 from d"]);
+    let back = world.diff_between(Some("a"), "@base");
+    // The directory that moves back finds it in its place.
+    assert!(back.len() == 1 && back[0].starts_with("Renamed d dir"), "{back:?}");
+}
+
+#[test]
+fn what_looks_like_the_one_before_in_a_directory_that_moved_is_another_one() {
+    let world = World::new();
+    let id = world.make("a");
+    let root = world.ino("");
+    let x = world.mkdir(id, root, "x");
+    let s = world.mkdir(id, x, "s");
+    world.snapshot("a", "one");
+    world.whiteout(id, x, "s", s);
+    world.name(id, root, "x", DirentRecord::Whiteout);
+    world.change(id, |view, change| {
+        let record = view.object(x).unwrap().unwrap().value;
+        change.object(x, &ObjectRecord { body: Body::Directory { parent: root, name: "y".into() }, ..record });
+    });
+    world.name(id, root, "y", DirentRecord::Entry { object: x, kind: FileKind::Directory });
+    let new = world.mkdir(id, root, "x");
+    world.mkdir(id, new, "s");
+    let told = ["Added x dir 0", "Deleted x/s dir 0", "Added x/s dir 0", "Renamed y dir 0 from x"];
+    assert_eq!(world.diff_between(Some("a@one"), "a"), told);
 }
 
 #[test]

@@ -24,10 +24,17 @@ pub(super) fn check(old: &Tree, new: &Tree, changes: &[Change]) -> Result<(), St
     let mut moves: BTreeMap<&str, &str> = BTreeMap::new();
     for change in of(ChangeKind::Renamed) {
         let from = change.from.as_deref().ok_or("a move from nowhere")?;
-        if before.get(from) != after.get(&change.path) || !before.contains_key(from) || change.path == from {
+        if before.get(from) != after.get(&change.path) || !before.contains_key(from) {
             return Err(format!("{from} did not move to {}", change.path));
         }
         moves.insert(from, &change.path);
+    }
+    // It stayed, and its directory did not.
+    for (from, _) in moves.iter().filter(|(from, to)| from == to) {
+        let above = from.rsplit_once('/').map_or("", |(above, _)| above);
+        if moved(&moves, above) == above {
+            return Err(format!("{from} did not move"));
+        }
     }
     let deleted: BTreeSet<&str> = of(ChangeKind::Deleted).map(|change| change.path.as_str()).collect();
     if let Some(path) = deleted.iter().find(|path| !before.contains_key(**path)) {
