@@ -116,14 +116,17 @@ impl<'a> Collector<'a> {
     /// `head` is the view of the branch whose head a fold lifts records to; no operation runs on it.
     fn work(&mut self, epochs: &mut Epochs, head: Option<&mut View>) -> FsResult<Step> {
         self.gone = self.branches.garbage_in(epochs, self.only.as_ref());
-        let busy = !self.gone.is_empty() && !self.branches.forget_epochs(&self.gone, head.as_deref());
-        if !self.gone.is_empty() && !busy {
-            return self.remove(epochs);
+        if !self.gone.is_empty() {
+            if self.branches.forget_epochs(&self.gone, head.as_deref()) {
+                return self.remove(epochs);
+            }
+            // Who still looks at an epoch that became another one finds old records in it, as soon as the younger ones
+            // move past it: the next fold waits.
+            return Ok(Step::Busy);
         }
         match self.fold.take() {
             Some(fold) => self.go_on(epochs, fold, head),
             None if self.begin(epochs) => Ok(Step::More),
-            None if busy => Ok(Step::Busy),
             None => self.end(epochs),
         }
     }

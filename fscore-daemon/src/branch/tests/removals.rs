@@ -2,12 +2,14 @@
 
 use super::World;
 use super::merges::{merge, preferring};
+use crate::branch::Step;
 use crate::core::ids::BranchId;
 use crate::core::keys;
-use crate::core::record::{Body, FileBody, ObjectRecord};
+use crate::core::record::{Body, FileBody, ObjectRecord, XattrSet};
 use shm_transport::control::{
     BranchInfo, Collected, Command, CommitPlan, Limit, Limits, Merged, Removed, Side, Undone,
 };
+use std::collections::BTreeSet;
 
 impl World {
     pub(super) fn delete(&self, name: &str) -> Removed {
@@ -208,6 +210,57 @@ fn what_is_taken_from_a_third_branch_counts_there_no_longer() {
     assert_eq!((world.used("p"), world.used("c")), ((4096, 1), (0, 1)));
     for id in [p, c, d] {
         world.shows(id, "/new", "text");
+    }
+}
+
+/// Whoever looks at a branch sees the same at every step of a collection, also while it is looked at all the time: what
+/// becomes one is not moved past states that it is still found in.
+#[test]
+fn nothing_moves_past_what_is_still_looked_at() {
+    const FILLING: usize = 12;
+    for sizes in 0..16_usize {
+        let world = World::new();
+        let a = world.make("a");
+        let root = world.ino("");
+        let object = world.add(a, root, "file", "text");
+        for (state, value) in [&b"first"[..], b"", b"second"].into_iter().enumerate() {
+            let set = if value.is_empty() { Vec::new() } else { vec![(b"user.x".to_vec(), value.to_vec())] };
+            world.change(a, |_, change| change.xattrs(object, &XattrSet(set)));
+            let filling = if sizes >> state & 1 == 1 { FILLING } else { 1 };
+            for n in 0..filling {
+                world.add(a, root, &format!("f{state}-{n}"), "x");
+            }
+            world.snapshot("a", &format!("s{state}"));
+        }
+        for n in 0..(sizes >> 3) * FILLING {
+            world.add(a, root, &format!("head{n}"), "x");
+        }
+        let forget = |name: &str| {
+            let command = Command::SnapshotDelete { branch: "a".into(), name: name.into(), dry_run: false };
+            world.ask::<()>(&command).unwrap();
+        };
+        let branch = world.core.branch(a).unwrap();
+        let looking = branch.view();
+        let seen = || (looking.xattrs(object).unwrap().map(|found| found.value), looking.names(root).unwrap());
+        let before = seen();
+        // The oldest goes when the others have become one.
+        for names in [&["s1", "s2"][..], &["s0"]] {
+            for name in names {
+                forget(name);
+            }
+            let mut busy = 0;
+            let collected = world.branches.collect(&BTreeSet::from([a]), |step, _| {
+                assert_eq!(seen(), before, "sizes {sizes:04b}");
+                busy += usize::from(step == Step::Busy);
+                busy < 3
+            });
+            collected.unwrap();
+        }
+        drop(looking);
+        world.ask::<Collected>(&Command::Gc { branches: Vec::new(), dry_run: false }).unwrap();
+        world.sound();
+        let view = world.view(a);
+        assert_eq!(view.xattrs(object).unwrap().map(|found| found.value), before.0);
     }
 }
 
