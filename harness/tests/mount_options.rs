@@ -7,12 +7,14 @@
 )]
 
 use harness::World;
+use harness::run::run;
 use harness::sys::{self, Errno};
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Requests of all mounts so far.
 fn requests(world: &World) -> u64 {
@@ -183,4 +185,10 @@ fn options_out_of_bounds_are_refused_with_their_bounds() {
         let told = out.stderr;
         assert!(told.contains(said), "{option}: {told}");
     }
+    // The other ways to say them.
+    let mut mount = world.agentfs(["mount".as_ref(), "--branch".as_ref(), "b".as_ref(), mnt.as_os_str()]);
+    let by_environment = run(mount.env("AGENTFS_MOUNT_OPTIONS", "max_write=1"), Duration::from_mins(1));
+    assert!(by_environment.says("from 4096"), "{by_environment}");
+    let by_run = world.cli_fails(&["run", "--branch", "r", "-o", "max_write=1", "--", "true"]);
+    assert!(by_run.says("from 4096"), "{by_run}");
 }

@@ -39,7 +39,6 @@ pub(super) fn set_of(view: &View, object: ObjectId) -> FsResult<XattrSet> {
 }
 
 /// The served attributes that an object has in the base.
-/// Those of a base object that are served.
 pub fn base_set(base: &Base, object: ObjectId) -> FsResult<XattrSet> {
     let mut set = base.xattrs(object)?;
     set.retain(|(name, _)| served(name).is_ok());
